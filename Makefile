@@ -1,0 +1,55 @@
+# Everything that a developer runs by hand; CI runs the same targets (.ci/run).
+
+STORE ?= ./gravity-data
+export FUZZ_SECONDS ?= 30
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny fuzz bench bench-s3 run inspect reconstruct check
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Release build: target/release/gravity
+	cargo build --release
+
+test: ## All tests, those of the S3 store against a real server
+	@dev/tools.sh seaweedfs
+	dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
+
+lint: lint-fmt lint-clippy lint-deny ## Format, clippy without a warning, dependencies
+
+lint-fmt:
+	cargo fmt --all --check
+	cargo fmt --manifest-path pipeline/fuzz/Cargo.toml --check
+
+lint-clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+lint-deny:
+	@dev/tools.sh deny
+	dev/deny.sh
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
+	@dev/tools.sh fuzz
+	dev/fuzz.sh
+
+bench: ## Benchmarks without a network
+	cargo bench
+
+bench-s3: ## The loose layout to a local S3 server: CORPUS=folder that benches/cut_corpus.py made
+	$(if $(CORPUS),,$(error CORPUS is not set: make bench-s3 CORPUS=<folder of batches>))
+	@dev/tools.sh seaweedfs
+	cargo build --release
+	dev/seaweedfs.py run --bucket gravity-bench -- python3 benches/loose_s3.py '$(CORPUS)'
+
+run: ## A worker on the local store STORE (./gravity-data)
+	cargo run --release -- worker --store '$(STORE)'
+
+inspect: ## What the local store holds
+	cargo run --release -- inspect --store '$(STORE)'
+
+reconstruct: ## The trace TRACE_ID=… from the local store
+	$(if $(TRACE_ID),,$(error TRACE_ID is not set: make reconstruct TRACE_ID=<trace id>))
+	cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)'
+
+check: lint test fuzz ## All of it: lint, test, fuzz

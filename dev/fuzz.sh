@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for a while; what they find stays in pipeline/fuzz/
+# (corpus/ and artifacts/, git-ignored).
+#
+#   dev/fuzz.sh [TARGET]...      FUZZ_SECONDS=30 is the time for each
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.tools/bin:$PATH"
+
+# Without a sanitizer cargo-fuzz works on stable Rust, so every machine runs the
+# same thing; and our own code holds no unsafe that one could watch.
+flags=(--fuzz-dir pipeline/fuzz --sanitizer none)
+
+[ $# -gt 0 ] || set -- $(cargo fuzz list --fuzz-dir pipeline/fuzz)
+[ $# -gt 0 ] || { echo "fuzz: no targets in pipeline/fuzz" >&2; exit 1; }
+
+for target in "$@"; do
+    echo "fuzz: $target"
+    corpus="pipeline/fuzz/corpus/$target" seeds="pipeline/fuzz/seeds/$target"
+    mkdir -p "$corpus"
+    dirs=("$corpus")
+    # Committed seeds come second: libFuzzer writes what it finds to the first.
+    [ -d "$seeds" ] && dirs+=("$seeds")
+    cargo fuzz run "${flags[@]}" "$target" "${dirs[@]}" -- \
+        -max_total_time="${FUZZ_SECONDS:-30}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+        -verbosity=0
+done

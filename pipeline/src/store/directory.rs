@@ -1,0 +1,364 @@
+//! The embedded store: a local directory, one file per object.
+//!
+//! A write is a temporary file in `.gravity/tmp`, fsync, rename, fsync of the folder. Conditional writes hold a file
+//! lock, so they are atomic between processes too (on one machine, or where the file system has working `flock`).
+
+use super::{ETag, Error, ErrorKind, Key, Meta, Object, PutMode, Result, Store};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+use tokio_util::io::ReaderStream;
+
+/// Gravity's own folder in the store: locks and temporary files, hidden from [`Store::list`].
+const OWN: &str = ".gravity";
+/// Conditional writes to different keys seldom wait for each other with this many locks.
+const LOCKS: u8 = 64;
+const READ_BUFFER: usize = 256 << 10;
+
+/// Objects as files below one folder.
+pub struct Directory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    /// Made at the first write, so that a reader needs no permission to write.
+    scratch: std::sync::OnceLock<Scratch>,
+}
+
+/// This process's temporary files. The lock is held as long as the process lives, so whoever can take it knows that
+/// the folder was left by one that was killed.
+struct Scratch {
+    folder: TempDir,
+    _alive: File,
+}
+
+impl Directory {
+    /// A store below `root`, which is made at the first write if its parent is there.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        match fs::metadata(&root) {
+            Ok(meta) if !meta.is_dir() => Err(Error {
+                kind: ErrorKind::NoStore,
+                operation: "open",
+                target: root.display().to_string(),
+                message: "is a file, not a folder".into(),
+            }),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("open", root.display(), &e)),
+            _ => Ok(Self { inner: Arc::new(Inner { root, scratch: std::sync::OnceLock::new() }) }),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        work: impl FnOnce(&Inner, &Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.inner.clone();
+        let path = self.inner.path(key)?;
+        let shown = path.clone();
+        spawn_blocking(move || work(&inner, &path))
+            .await
+            .unwrap_or_else(|e| Err(io::Error::other(e)))
+            .map_err(|e| Error::io(operation, shown.display(), &e))
+    }
+}
+
+impl Inner {
+    fn path(&self, key: &Key) -> Result<PathBuf> {
+        // Listed names are not checked when they are made; nothing may lead out of the root.
+        let checked = Key::new(key.as_str())?;
+        if checked.as_str().split('/').next() == Some(OWN) {
+            return Err(Error {
+                kind: ErrorKind::BadKey,
+                operation: "name",
+                target: key.to_string(),
+                message: format!("`{OWN}` is the store's own folder"),
+            });
+        }
+        Ok(self.root.join(checked.as_str()))
+    }
+
+    fn scratch(&self) -> io::Result<&Path> {
+        if let Some(scratch) = self.scratch.get() {
+            return Ok(scratch.folder.path());
+        }
+        let scratch = Scratch::new(&self.root)?;
+        Ok(self.scratch.get_or_init(|| scratch).folder.path())
+    }
+
+    fn put(&self, path: &Path, body: &[u8], mode: &PutMode) -> io::Result<ETag> {
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut temporary = tempfile::Builder::new().tempfile_in(self.scratch()?)?;
+        temporary.write_all(body)?;
+        temporary.as_file().sync_data()?;
+        create_folders(folder)?;
+        let _lock = match mode {
+            PutMode::Always => None,
+            PutMode::IfAbsent | PutMode::IfMatch(_) => Some(self.lock(path)?),
+        };
+        match mode {
+            PutMode::Always => {}
+            PutMode::IfAbsent if fs::exists(path)? => return Err(io::ErrorKind::AlreadyExists.into()),
+            PutMode::IfAbsent => {}
+            PutMode::IfMatch(expected) => match fs::read(path) {
+                Ok(found) if etag(&found) == *expected => {}
+                Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(io::ErrorKind::AlreadyExists.into()),
+                Err(e) => return Err(e),
+            },
+        }
+        temporary.persist(path).map_err(|e| e.error)?;
+        sync_folder(folder)?;
+        Ok(etag(body))
+    }
+
+    /// Taken by whatever changes an object on a condition, released when dropped.
+    fn lock(&self, path: &Path) -> io::Result<File> {
+        let folder = self.root.join(OWN).join("locks");
+        fs::create_dir_all(&folder)?;
+        let shard = blake3::hash(path.as_os_str().as_encoded_bytes()).as_bytes()[0] % LOCKS;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{shard:02}")))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    fn meta(&self, key: &Key, meta: &fs::Metadata) -> Meta {
+        Meta { key: key.clone(), size: meta.len(), etag: None, modified: meta.modified().ok() }
+    }
+}
+
+impl Scratch {
+    fn new(root: &Path) -> io::Result<Self> {
+        let all = root.join(OWN).join("tmp");
+        fs::create_dir_all(&all)?;
+        remove_abandoned(&all);
+        let folder = tempfile::Builder::new().prefix("w").tempdir_in(&all)?;
+        let alive = File::create(folder.path().join("alive"))?;
+        alive.lock()?;
+        Ok(Self { folder, _alive: alive })
+    }
+}
+
+/// Removes what killed processes left. Failing to is no reason to fail: the next process tries again.
+fn remove_abandoned(all: &Path) {
+    /// A folder this young may belong to a process that has yet to take its lock.
+    const YOUNG: std::time::Duration = std::time::Duration::from_secs(2);
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        let young = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        if young.is_none_or(|age| age < YOUNG) {
+            continue;
+        }
+        let abandoned = match File::open(entry.path().join("alive")) {
+            Ok(alive) => alive.try_lock().is_ok(),
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        };
+        if abandoned {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Makes `folder` and what is missing above it, durably.
+fn create_folders(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        create_folders(above)?;
+        match fs::create_dir(folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        sync_folder(above)?;
+    }
+    Ok(())
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder)?.sync_all()
+}
+
+fn etag(body: &[u8]) -> ETag {
+    ETag(blake3::hash(body).to_hex().to_string())
+}
+
+fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind == ErrorKind::Other && e.message == NOT_FOUND => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Marks "no such object" between the blocking closures and [`found`].
+const NOT_FOUND: &str = "\u{0}not found";
+
+fn mark_missing(e: io::Error) -> io::Error {
+    match e.kind() {
+        // A key whose parent is an object is not there either.
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => io::Error::other(NOT_FOUND),
+        _ => e,
+    }
+}
+
+fn open_object(path: &Path) -> io::Result<(File, fs::Metadata)> {
+    let file = File::open(path).map_err(mark_missing)?;
+    let meta = file.metadata()?;
+    if meta.is_dir() { Err(io::Error::other(NOT_FOUND)) } else { Ok((file, meta)) }
+}
+
+#[async_trait]
+impl Store for Directory {
+    fn location(&self) -> String {
+        self.inner.root.display().to_string()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<Option<ETag>> {
+        self.blocking("put", key, move |inner, path| inner.put(path, &body, &mode)).await.map(Some)
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Object>> {
+        let at = key.clone();
+        let opened = self.blocking("get", key, move |inner, path| {
+            let (file, meta) = open_object(path)?;
+            Ok((inner.meta(&at, &meta), file))
+        });
+        let shown = self.inner.path(key)?;
+        Ok(found(opened.await)?.map(|(meta, file)| Object {
+            meta,
+            body: ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
+                .map_err(move |e| Error::io("get", shown.display(), &e))
+                .boxed(),
+        }))
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<(Bytes, Option<ETag>)>> {
+        let read = self.blocking("get", key, |_, path| {
+            let (mut file, meta) = open_object(path)?;
+            let mut body = Vec::with_capacity(meta.len() as usize);
+            file.read_to_end(&mut body)?;
+            let etag = etag(&body);
+            Ok((Bytes::from(body), Some(etag)))
+        });
+        found(read.await)
+    }
+
+    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Option<Bytes>> {
+        let read = self.blocking("get", key, move |_, path| {
+            let (mut file, meta) = open_object(path)?;
+            let end = range.end.min(meta.len());
+            let start = range.start.min(end);
+            file.seek(SeekFrom::Start(start))?;
+            let mut body = Vec::with_capacity((end - start) as usize);
+            file.take(end - start).read_to_end(&mut body)?;
+            Ok(Bytes::from(body))
+        });
+        found(read.await)
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Meta>> {
+        let at = key.clone();
+        let looked = self.blocking("head", key, move |inner, path| {
+            let meta = fs::metadata(path).map_err(mark_missing)?;
+            if meta.is_dir() { Err(io::Error::other(NOT_FOUND)) } else { Ok(inner.meta(&at, &meta)) }
+        });
+        found(looked.await)
+    }
+
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(256);
+        let inner = self.inner.clone();
+        let (prefix, after) = (prefix.to_owned(), start_after.unwrap_or("").to_owned());
+        spawn_blocking(move || {
+            let walk = Walk { inner: &inner, prefix: &prefix, after: &after, sender: &sender };
+            if let Err(e) = walk.folder("") {
+                // A receiver that is gone does not want the error either.
+                let _ = sender.blocking_send(Err(Error::io("list", inner.root.join(&prefix).display(), &e)));
+            }
+        });
+        tokio_stream::wrappers::ReceiverStream::new(receiver).boxed()
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let removed = self.blocking("delete", key, |inner, path| {
+            let _lock = inner.lock(path)?;
+            fs::remove_file(path).map_err(mark_missing)?;
+            sync_folder(path.parent().unwrap_or(&inner.root))
+        });
+        found(removed.await).map(|_| ())
+    }
+}
+
+/// A listing in progress: depth first in bytewise order of the keys, skipping folders that cannot hold a match.
+struct Walk<'a> {
+    inner: &'a Inner,
+    prefix: &'a str,
+    after: &'a str,
+    sender: &'a tokio::sync::mpsc::Sender<Result<Meta>>,
+}
+
+impl Walk<'_> {
+    /// Lists below `folder` (empty, or ending in `/`). Returns false when nobody listens any more.
+    fn folder(&self, folder: &str) -> io::Result<bool> {
+        let entries = match fs::read_dir(self.inner.root.join(folder)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().map(|n| format!("{folder}{n}")) else {
+                tracing::warn!(path = %entry.path().display(), "not listed: the name is not UTF-8");
+                continue;
+            };
+            // A folder sorts as `name/`, as its keys do.
+            let is_folder = entry.file_type()?.is_dir() || (entry.file_type()?.is_symlink() && entry.path().is_dir());
+            let name = if is_folder { name + "/" } else { name };
+            if self.may_match(&name, is_folder) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let goes_on = if name.ends_with('/') { self.folder(&name)? } else { self.file(&name)? };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn may_match(&self, name: &str, is_folder: bool) -> bool {
+        if name == format!("{OWN}/") {
+            return false;
+        }
+        if is_folder {
+            let in_prefix = name.starts_with(self.prefix) || self.prefix.starts_with(name);
+            in_prefix && (self.after < name || self.after.starts_with(name))
+        } else {
+            name.starts_with(self.prefix) && name > self.after
+        }
+    }
+
+    fn file(&self, name: &str) -> io::Result<bool> {
+        let meta = match fs::metadata(self.inner.root.join(name)) {
+            Ok(meta) => meta,
+            // Removed since the folder was read.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        let meta = self.inner.meta(&Key::listed(name), &meta);
+        Ok(self.sender.blocking_send(Ok(meta)).is_ok())
+    }
+}

@@ -1,0 +1,82 @@
+//! Errors of a store: which operation on which key, what kind of failure, and what helps.
+
+use std::fmt;
+
+/// A store's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure it was; callers act on this, people read the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The condition of a conditional put did not hold.
+    Precondition,
+    /// Credentials are missing, expired or not allowed to do this.
+    Denied,
+    /// The bucket, or the directory above the store, is not there.
+    NoStore,
+    /// No room, or a quota is used up.
+    Full,
+    /// The store cannot be written.
+    ReadOnly,
+    /// The key is not one this store can hold.
+    BadKey,
+    /// The network, a time-out, throttling, a server's own failure: may succeed when tried again.
+    Transient,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    fn advice(self) -> Option<&'static str> {
+        Some(match self {
+            ErrorKind::Denied => "check the credentials and that the policy or file mode allows it",
+            ErrorKind::NoStore => "check --store (S3_BUCKET); Gravity does not create buckets",
+            ErrorKind::Full => "free some room and run it again: what was committed stays, the rest is redone",
+            ErrorKind::ReadOnly => "the store must be writable",
+            _ => return None,
+        })
+    }
+}
+
+/// A failed operation.
+#[derive(Debug)]
+pub struct Error {
+    /// What kind of failure.
+    pub kind: ErrorKind,
+    /// The operation: `put`, `get`, `head`, `list`, `delete`, `open`.
+    pub operation: &'static str,
+    /// The object, or the prefix, with the store's location before it.
+    pub target: String,
+    /// What the server or the operating system said.
+    pub message: String,
+}
+
+impl Error {
+    pub(crate) fn io(operation: &'static str, target: impl fmt::Display, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::AlreadyExists => ErrorKind::Precondition,
+            Io::PermissionDenied => ErrorKind::Denied,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::Full,
+            Io::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+            Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => ErrorKind::BadKey,
+            // EMFILE and ENFILE have no kind of their own; they pass when other files are closed.
+            _ if matches!(error.raw_os_error(), Some(23 | 24)) => ErrorKind::Transient,
+            Io::Interrupted | Io::TimedOut | Io::WouldBlock => ErrorKind::Transient,
+            _ => ErrorKind::Other,
+        };
+        Self { kind, operation, target: target.to_string(), message: error.to_string() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.operation, self.target, self.message)?;
+        match self.kind.advice() {
+            Some(advice) => write!(f, " ({advice})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,115 @@
+//! One small interface to wherever the objects are: S3, a directory, memory (tests), nothing (measurements).
+//!
+//! Implementations promise what the invariants need: an object appears whole or not at all, a conditional
+//! [`put`](Store::put) is atomic against every other writer, and [`list`](Store::list) sees every object whose `put`
+//! returned before it began. `store::conformance` holds every implementation to that.
+
+mod directory;
+mod discard;
+mod error;
+mod key;
+mod memory;
+mod metered;
+mod retrying;
+mod s3;
+
+pub mod conformance;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use std::time::SystemTime;
+
+pub use directory::Directory;
+pub use discard::Discard;
+pub use error::{Error, ErrorKind, Result};
+pub use key::Key;
+pub use memory::Memory;
+pub use metered::{Metered, Operation, Requests};
+pub use retrying::Retrying;
+pub use s3::{S3, S3Settings};
+
+/// Names one version of an object: equal tags mean equal bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ETag(pub String);
+
+/// What a store knows of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// The object's name.
+    pub key: Key,
+    /// Bytes as stored.
+    pub size: u64,
+    /// This version, where the operation that was asked tells it.
+    pub etag: Option<ETag>,
+    /// When it was last written, where the store knows.
+    pub modified: Option<SystemTime>,
+}
+
+/// An object being read.
+pub struct Object {
+    /// What is being read.
+    pub meta: Meta,
+    /// Its bytes, in order. An error in the middle ends the stream.
+    pub body: BoxStream<'static, Result<Bytes>>,
+}
+
+impl Object {
+    /// Reads all of it into memory.
+    pub async fn bytes(mut self) -> Result<Bytes> {
+        let Some(first) = self.body.try_next().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.body.try_next().await? else { return Ok(first) };
+        let mut all = BytesMut::with_capacity(self.meta.size as usize);
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(more) = self.body.next().await {
+            all.extend_from_slice(&more?);
+        }
+        Ok(all.freeze())
+    }
+}
+
+/// On what condition an object may be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutMode {
+    /// Whatever is there. Only for objects whose bytes follow from their key, so that any writer writes the same.
+    Always,
+    /// Nothing is there yet. Otherwise [`ErrorKind::Precondition`].
+    IfAbsent,
+    /// This very version is there. Otherwise [`ErrorKind::Precondition`].
+    IfMatch(ETag),
+}
+
+/// Where objects are kept. Every method may be called from many tasks at once.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Where this is, for messages: `s3://bucket/prefix` or a folder.
+    fn location(&self) -> String;
+
+    /// Writes an object; when this returns it is durable, and until then nobody sees any of it.
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<Option<ETag>>;
+
+    /// Opens an object for reading; `None` if there is none.
+    async fn get(&self, key: &Key) -> Result<Option<Object>>;
+
+    /// Reads an object whole, with the tag that [`PutMode::IfMatch`] takes; `None` if there is none.
+    async fn read(&self, key: &Key) -> Result<Option<(Bytes, Option<ETag>)>> {
+        let Some(object) = self.get(key).await? else { return Ok(None) };
+        let etag = object.meta.etag.clone();
+        Ok(Some((object.bytes().await?, etag)))
+    }
+
+    /// Reads `range` of an object (end exclusive, clipped to its size); `None` if there is none.
+    async fn get_range(&self, key: &Key, range: std::ops::Range<u64>) -> Result<Option<Bytes>>;
+
+    /// Looks whether an object is there; `None` if there is none.
+    async fn head(&self, key: &Key) -> Result<Option<Meta>>;
+
+    /// All objects whose key begins with `prefix` (any string, not only whole segments) and is greater than
+    /// `start_after`, in the store's order: bytewise, but see `ARCHITECTURE.md` on SeaweedFS.
+    fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
+
+    /// Removes an object; removing what is not there succeeds.
+    async fn delete(&self, key: &Key) -> Result<()>;
+}
