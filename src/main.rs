@@ -1,1 +1,34 @@
-fn main(){}
+//! The `gravity` command line: parse, run one command, turn its outcome into an exit code.
+
+mod cli;
+mod commands;
+mod config;
+mod exit;
+mod inputs;
+mod logging;
+mod progress;
+mod shutdown;
+mod units;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    logging::init(&cli.logging);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(e) => return exit::report(&anyhow_free(e)),
+    };
+    let outcome = runtime.block_on(commands::run(cli.command, &cli.logging));
+    // What still waits for a file or the network has nothing to say any more.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(done) => done.into(),
+        Err(e) => exit::report(&e),
+    }
+}
+
+fn anyhow_free(e: std::io::Error) -> exit::Failure {
+    exit::Failure::Failed(format!("the async runtime could not start: {e}"))
+}

@@ -10,13 +10,35 @@ use std::borrow::Cow;
 
 /// What a record of a batch is to the store.
 #[derive(Debug)]
-pub enum Record {
+pub enum Record<P = Part> {
     /// A span, or a log record that belongs to one.
-    Span(SpanRecord),
+    Span(SpanRecord<P>),
     /// One that no trace can hold: it goes to quarantine with its bytes.
     Stray(Stray),
     /// A log record without content and without a trace: nothing of what Gravity keeps.
     Unrelated,
+}
+
+impl<P> Record<P> {
+    /// The same record with every part replaced.
+    pub fn map_parts<Q>(self, f: impl FnMut(P) -> Q) -> Record<Q> {
+        match self {
+            Record::Stray(stray) => Record::Stray(stray),
+            Record::Unrelated => Record::Unrelated,
+            Record::Span(span) => Record::Span(SpanRecord {
+                offset: span.offset,
+                kind: span.kind,
+                trace_id: span.trace_id,
+                span_id: span.span_id,
+                parent_span_id: span.parent_span_id,
+                name: span.name,
+                start: span.start,
+                end: span.end,
+                dropped_attributes: span.dropped_attributes,
+                parts: span.parts.into_iter().map(f).collect(),
+            }),
+        }
+    }
 }
 
 /// What a span entry was in OTLP.
@@ -32,7 +54,7 @@ pub enum RecordKind {
 
 /// A span with its content.
 #[derive(Debug)]
-pub struct SpanRecord {
+pub struct SpanRecord<P = Part> {
     /// Where it begins in the decompressed batch.
     pub offset: u64,
     /// Span or log record.
@@ -52,7 +74,7 @@ pub struct SpanRecord {
     /// Attributes that the producer threw away.
     pub dropped_attributes: u32,
     /// Its content, in order.
-    pub parts: Vec<Part>,
+    pub parts: Vec<P>,
 }
 
 /// One content value.

@@ -1,0 +1,168 @@
+//! Chunks in the store, each written once: what this run has seen costs no request, what another worker wrote costs
+//! a HEAD, and of the same chunk in flight twice only one is sent.
+
+use super::Paths;
+use crate::compress::gzip;
+use crate::error::Result;
+use crate::hash::{ByHash, ChunkHash};
+use crate::store::{PutMode, Store};
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was there.
+    Known,
+    /// It was written, and takes so many bytes.
+    New(u64),
+}
+
+/// The blobs of a store.
+pub struct Blobs {
+    store: Arc<dyn Store>,
+    paths: Paths,
+    requests: Semaphore,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    in_flight: ByHash<Arc<OnceCell<()>>>,
+    /// Two generations: when the young one is full it becomes the old one, and what was not asked for since is
+    /// forgotten.
+    young: ByHash<()>,
+    old: ByHash<()>,
+    /// Hashes of one generation.
+    generation: usize,
+}
+
+impl Seen {
+    /// The flight to wait for; `None` if the chunk is known to be there.
+    fn board(&mut self, hash: ChunkHash) -> Option<Arc<OnceCell<()>>> {
+        if self.young.contains_key(&hash) {
+            return None;
+        }
+        if self.old.contains_key(&hash) {
+            self.remember(hash);
+            return None;
+        }
+        Some(self.in_flight.entry(hash).or_default().clone())
+    }
+
+    fn land(&mut self, hash: ChunkHash, stored: bool) {
+        self.in_flight.remove(&hash);
+        if stored {
+            self.remember(hash);
+        }
+    }
+
+    fn remember(&mut self, hash: ChunkHash) {
+        if self.young.len() >= self.generation {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash, ());
+    }
+}
+
+/// Bytes that a remembered hash takes: a table that has just grown is half empty.
+const HASH_BYTES: usize = 80;
+
+impl Blobs {
+    /// The blobs of `store`, with at most `concurrency` requests at a time and `budget` bytes for what is known.
+    pub fn new(store: Arc<dyn Store>, paths: Paths, concurrency: usize, budget: usize) -> Self {
+        let generation = (budget / HASH_BYTES / 2).max(1);
+        let seen = Seen { generation, ..Seen::default() };
+        Self { store, paths, requests: Semaphore::new(concurrency), seen: Mutex::new(seen) }
+    }
+
+    /// Returns once the chunk is in the store, durably.
+    pub async fn ensure(&self, hash: ChunkHash, chunk: Bytes) -> Result<Ensured> {
+        let Some(flight) = self.seen().board(hash) else { return Ok(Ensured::Known) };
+        let mut outcome = Ensured::Known;
+        // Whoever comes first does the work, the others wait; if it fails, the next in line tries.
+        let landed = flight
+            .get_or_try_init(|| async {
+                outcome = self.write(&hash, &chunk).await?;
+                Ok(())
+            })
+            .await
+            .map(|_| ());
+        self.seen().land(hash, landed.is_ok());
+        landed.map(|()| outcome)
+    }
+
+    async fn write(&self, hash: &ChunkHash, chunk: &[u8]) -> Result<Ensured> {
+        // The semaphore is never closed.
+        let _permit = self.requests.acquire().await;
+        let key = self.paths.blob(hash);
+        if self.store.head(&key).await?.is_some() {
+            return Ok(Ensured::Known);
+        }
+        let blob = gzip(chunk);
+        let size = blob.len() as u64;
+        self.store.put(&key, blob, PutMode::Always).await?;
+        Ok(Ensured::New(size))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // The tables are whole between any two statements that could panic.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Memory, Metered};
+    use futures::future;
+
+    fn blobs(budget: usize) -> (Blobs, impl Fn() -> (u64, u64)) {
+        let store = Metered::new(Memory::new());
+        let requests = store.requests();
+        let heads_and_puts = move || (requests().head, requests().put);
+        (Blobs::new(Arc::new(store), Paths::default(), 8, budget), heads_and_puts)
+    }
+
+    #[tokio::test]
+    async fn a_chunk_seen_in_this_run_costs_no_request() {
+        let (blobs, requests) = blobs(10_000);
+        let chunk = Bytes::from("hello");
+        let first = blobs.ensure(ChunkHash::of(&chunk), chunk.clone()).await.unwrap();
+        assert!(matches!(first, Ensured::New(size) if size > 0));
+        assert_eq!(blobs.ensure(ChunkHash::of(&chunk), chunk).await.unwrap(), Ensured::Known);
+        assert_eq!(requests(), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_another_worker_wrote_costs_a_head() {
+        let (blobs, requests) = blobs(10_000);
+        let chunk = Bytes::from("hello");
+        let hash = ChunkHash::of(&chunk);
+        blobs.store.put(&blobs.paths.blob(&hash), gzip(&chunk), PutMode::Always).await.unwrap();
+        assert_eq!(blobs.ensure(hash, chunk).await.unwrap(), Ensured::Known);
+        assert_eq!(requests(), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn of_a_chunk_in_flight_twice_one_is_sent() {
+        let (blobs, requests) = blobs(10_000);
+        let chunk = Bytes::from("hello");
+        let outcomes = future::join_all((0..20).map(|_| blobs.ensure(ChunkHash::of(&chunk), chunk.clone()))).await;
+        let new = outcomes.into_iter().filter(|o| matches!(o, Ok(Ensured::New(_)))).count();
+        assert_eq!((new, requests()), (1, (1, 1)));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_stays_within_the_budget() {
+        let (blobs, _) = blobs(100 * HASH_BYTES);
+        for n in 0..1000u32 {
+            let chunk = Bytes::from(n.to_string());
+            blobs.ensure(ChunkHash::of(&chunk), chunk).await.unwrap();
+        }
+        let seen = blobs.seen();
+        assert!(seen.young.len() + seen.old.len() <= 100);
+        assert!(seen.in_flight.is_empty());
+    }
+}

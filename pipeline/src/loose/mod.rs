@@ -1,0 +1,74 @@
+//! The loose layout: one object per chunk, one index per trace, one ledger entry per batch. Simple to look at with
+//! any tool, readable by a reader of the original format, and dear in requests.
+
+mod blobs;
+mod index_file;
+mod ledger;
+mod marker;
+mod quarantine;
+
+pub use blobs::{Blobs, Ensured};
+pub use index_file::{PartEntry, SpanEntry, TraceIndex};
+pub use ledger::LedgerEntry;
+pub use marker::{Layout, Marker};
+pub use quarantine::{QuarantinedBatch, StrayLine};
+
+use crate::hash::ChunkHash;
+use crate::ids::TraceId;
+use crate::store::Key;
+
+/// The folders of the layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// Where the collector writes batches (`RAW_SPANS_PATH`).
+    pub raw_spans: String,
+    /// Where chunks are (`BLOBS_PATH`).
+    pub blobs: String,
+    /// Where traces are (`INDEXES_PATH`).
+    pub indexes: String,
+}
+
+/// Folder of the ledger.
+pub const LEDGER: &str = "batches";
+/// Folder of what could not be stored.
+pub const QUARANTINE: &str = "quarantine";
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { raw_spans: "raw-spans".into(), blobs: "blobs".into(), indexes: "indexes".into() }
+    }
+}
+
+impl Paths {
+    /// `blobs/{hash[0:2]}/{hash}.gz`
+    pub fn blob(&self, hash: &ChunkHash) -> Key {
+        let hex = hash.to_string();
+        Key::listed(format!("{}/{}/{hex}.gz", self.blobs, &hex[..2]))
+    }
+
+    /// The hash that a blob's key names.
+    pub fn hash_of(&self, key: &Key) -> Option<ChunkHash> {
+        let name = key.as_str().strip_prefix(&self.blobs)?.strip_suffix(".gz")?;
+        ChunkHash::from_hex(name.rsplit('/').next()?)
+    }
+
+    /// `indexes/{trace_id}.json`
+    pub fn index(&self, trace: &TraceId) -> Key {
+        Key::listed(format!("{}/{trace}.json", self.indexes))
+    }
+
+    /// `batches/{raw key}.json`
+    pub fn ledger(&self, batch: &str) -> Key {
+        Key::encode(LEDGER, batch, ".json")
+    }
+
+    /// `quarantine/{raw key}.json`
+    pub fn quarantined(&self, batch: &str) -> Key {
+        Key::encode(QUARANTINE, batch, ".json")
+    }
+
+    /// `quarantine/{raw key}/{offset}.jsonl`: records that no trace can hold, from that byte of the batch on.
+    pub fn strays(&self, batch: &str, offset: u64) -> Key {
+        Key::encode(QUARANTINE, batch, &format!("/{offset:016}.jsonl"))
+    }
+}

@@ -1,0 +1,53 @@
+//! Quarantine: what could not be stored, and why. Nothing is dropped silently.
+
+use crate::otlp::Stray;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+/// A batch that could not be stored; `quarantine/{raw key}.json`. The raw file stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedBatch {
+    /// The batch's key.
+    pub key: String,
+    /// What is wrong with it and where.
+    pub reason: String,
+    /// How often it was tried.
+    pub tries: u32,
+    /// The raw object's tag, so that a replaced one is tried again.
+    pub etag: Option<String>,
+    /// The raw object's size.
+    pub size: u64,
+    /// The gravity that tried last: another release tries again.
+    pub gravity: String,
+}
+
+/// A record that no trace can hold: one line of `quarantine/{raw key}/{offset}.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrayLine {
+    /// Where it begins in the decompressed batch.
+    pub offset: u64,
+    /// What is wrong with it.
+    pub reason: String,
+    /// `json` or `protobuf`.
+    pub encoding: String,
+    /// Its exact bytes, if they are text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+    /// Its exact bytes otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_base64: Option<String>,
+}
+
+impl From<&Stray> for StrayLine {
+    fn from(stray: &Stray) -> Self {
+        let text = if stray.is_protobuf { None } else { std::str::from_utf8(&stray.bytes).ok().map(str::to_owned) };
+        Self {
+            offset: stray.offset,
+            reason: stray.reason.clone(),
+            encoding: if stray.is_protobuf { "protobuf" } else { "json" }.into(),
+            record_base64: text.is_none().then(|| STANDARD.encode(&stray.bytes)),
+            record: text,
+        }
+    }
+}

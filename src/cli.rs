@@ -1,0 +1,198 @@
+//! The command line's definition. Help, completions and man pages all come from here.
+
+use crate::config::{ContentArgs, LimitArgs, PriceArgs, StoreArgs, parse};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use std::time::Duration;
+
+/// Keeps every LLM trace for good, byte for byte.
+#[derive(Debug, Parser)]
+#[command(name = "gravity", version, about, max_term_width = 100)]
+#[command(after_help = "Examples:
+  gravity ingest dev/sample                    store the sample batches in ./gravity-data
+  cat batch.json.gz | gravity ingest           the same for a pipe
+  gravity worker --store s3://bucket           run until SIGTERM
+  gravity reconstruct 44e0...                  a trace's content, exactly, to stdout
+  gravity inspect                              what the store holds and saves
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 done but something went to quarantine.")]
+pub struct Cli {
+    /// How to log.
+    #[command(flatten)]
+    pub logging: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How much is logged, and how.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Log more: -v informs, -vv debugs.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// No summary, no progress, only errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Form of the log lines on stderr.
+    #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What gravity can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run raw batch files through the pipeline into the store.
+    ///
+    /// Input may be gzip, zstd or plain, OTLP JSON or protobuf: it is told by its bytes, not by its name. The index
+    /// of each trace goes to stdout as a line of JSON once it is committed, a summary to stderr.
+    #[command(after_help = "Examples:
+  gravity ingest dev/sample > indexes.jsonl
+  cat batch.json.gz | gravity ingest
+  gravity ingest --store s3://traces s3://traces/raw-spans/dt=2025-10-31/
+  gravity ingest --key raw-spans/one.json.gz - < one.json.gz")]
+    Ingest(IngestArgs),
+    /// Process new batches as they come, until SIGTERM or SIGINT.
+    #[command(after_help = "Examples:
+  gravity worker --store s3://traces
+  gravity worker --store ./gravity-data --once
+  S3_BUCKET=traces AWS_ENDPOINT_URL=http://127.0.0.1:8333 POLL_INTERVAL=2s gravity worker --log-format json")]
+    Worker(WorkerArgs),
+    /// Write a trace's content to stdout, exactly as it arrived.
+    #[command(after_help = "Examples:
+  gravity reconstruct 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
+  gravity reconstruct --list 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
+  gravity reconstruct --span 1ac2b3d4e5f60718 --part input.value 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
+  gravity reconstruct --json 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq -r .content")]
+    Reconstruct(ReconstructArgs),
+    /// Show what the store holds, what it saves and what it costs.
+    #[command(after_help = "Examples:
+  gravity inspect
+  gravity inspect --json --store s3://traces | jq .ratio")]
+    Inspect(InspectArgs),
+    /// Show which attributes and events are content.
+    #[command(after_help = "Examples:
+  gravity keys
+  gravity keys --json | jq -r 'select(.producer == \"LiteLLM\").key'")]
+    Keys {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a completion script for a shell to stdout.
+    #[command(after_help = "Example:
+  gravity completions bash > ~/.local/share/bash-completion/completions/gravity")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    #[command(after_help = "Example:
+  gravity man ~/.local/share/man/man1")]
+    Man {
+        /// The folder; it must exist.
+        folder: std::path::PathBuf,
+    },
+}
+
+/// Options of `ingest`.
+#[derive(Debug, Args)]
+pub struct IngestArgs {
+    /// Files, folders, s3:// URLs (ending in / for all below), or - for standard input.
+    #[arg(value_name = "FILE|DIR|URL|-")]
+    pub inputs: Vec<String>,
+    /// Name of the batch that comes on standard input [default: stdin/ and the first 16 digits of its BLAKE3].
+    #[arg(long, value_name = "NAME")]
+    pub key: Option<String>,
+    /// Process batches again that the ledger has with the same bytes.
+    #[arg(long)]
+    pub again: bool,
+    /// Batches processed at a time.
+    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
+    pub max_concurrent: usize,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What is content.
+    #[command(flatten)]
+    pub content: ContentArgs,
+    /// How much is allowed.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Options of `worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Process what is there, then exit.
+    #[arg(long)]
+    pub once: bool,
+    /// Pause between two looks for new batches.
+    #[arg(long, env = "POLL_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = parse::duration("POLL_INTERVAL"))]
+    pub poll_interval: Duration,
+    /// Pause between two full passes, which find what came late into an old hour.
+    #[arg(long, env = "FULL_SCAN_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::duration("FULL_SCAN_INTERVAL"))]
+    pub full_scan_interval: Duration,
+    /// Batches processed at a time.
+    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
+    pub max_concurrent: usize,
+    /// How long batches in work may take to finish after SIGTERM.
+    #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "25s", value_parser = parse::duration("SHUTDOWN_GRACE"))]
+    pub shutdown_grace: Duration,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What is content.
+    #[command(flatten)]
+    pub content: ContentArgs,
+    /// How much is allowed.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Options of `reconstruct`.
+#[derive(Debug, Args)]
+pub struct ReconstructArgs {
+    /// The trace: 32 hex digits.
+    pub trace_id: String,
+    /// Only this span: 16 hex digits.
+    #[arg(long, value_name = "ID")]
+    pub span: Option<String>,
+    /// Only parts of this key.
+    #[arg(long, value_name = "KEY")]
+    pub part: Option<String>,
+    /// Show the spans and parts with their sizes instead of the content.
+    #[arg(long, conflicts_with = "json")]
+    pub list: bool,
+    /// One JSON object a part and line, with its key.
+    #[arg(long)]
+    pub json: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Largest traces to show.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub largest: usize,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What requests and storage cost.
+    #[command(flatten)]
+    pub prices: PriceArgs,
+}

@@ -1,0 +1,247 @@
+//! Flags and environment variables, resolved once into what the pipeline takes.
+
+use crate::exit::Failure;
+use clap::Args;
+use gravity_pipeline::decompress;
+use gravity_pipeline::keys::ContentKeys;
+use gravity_pipeline::loose::Paths;
+use gravity_pipeline::otlp::FrameLimits;
+use gravity_pipeline::pipeline::Settings;
+use gravity_pipeline::retry;
+use gravity_pipeline::split::Separator;
+use gravity_pipeline::store::{Directory, Discard, Key, Metered, Requests, Retrying, S3, S3Settings, Store};
+use std::sync::Arc;
+
+/// Where the store is and how it is laid out.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// s3://bucket/prefix, or a folder [default: s3://$S3_BUCKET if that is set, else ./gravity-data].
+    #[arg(long, env = "GRAVITY_STORE", value_name = "URL|DIR")]
+    pub store: Option<String>,
+    /// The bucket, where --store is not given.
+    #[arg(long, env = "S3_BUCKET", value_name = "NAME")]
+    pub s3_bucket: Option<String>,
+    /// The bucket's region [default: AWS_REGION or the profile's].
+    #[arg(long, env = "S3_REGION", value_name = "REGION")]
+    pub s3_region: Option<String>,
+    /// Another S3 server than AWS.
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL", value_parser = parse::endpoint)]
+    pub endpoint_url: Option<String>,
+    /// Folder of the raw batches.
+    #[arg(long, env = "RAW_SPANS_PATH", value_name = "PATH", default_value = "raw-spans", value_parser = parse::folder("RAW_SPANS_PATH"))]
+    pub raw_spans_path: String,
+    /// Folder of the chunks.
+    #[arg(long, env = "BLOBS_PATH", value_name = "PATH", default_value = "blobs", value_parser = parse::folder("BLOBS_PATH"))]
+    pub blobs_path: String,
+    /// Folder of the traces.
+    #[arg(long, env = "INDEXES_PATH", value_name = "PATH", default_value = "indexes", value_parser = parse::folder("INDEXES_PATH"))]
+    pub indexes_path: String,
+    /// Requests to the store at a time.
+    #[arg(long, env = "MAX_REQUESTS", value_name = "N", default_value = "64", value_parser = parse::count("MAX_REQUESTS"))]
+    pub max_requests: usize,
+}
+
+/// What is content, and what it is cut at.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Content")]
+pub struct ContentArgs {
+    /// What parts are cut at; \n, \r, \t, \0 and \\ stand for the characters. A store keeps its separator.
+    #[arg(long, env = "CHUNK_SEPARATOR", value_name = "TEXT", default_value = r"\n", value_parser = parse::separator)]
+    pub chunk_separator: Separator,
+    /// More attribute keys that are content (`*` one segment, `{n}` a number, a last `**` any rest).
+    #[arg(long, env = "CONTENT_KEYS", value_name = "PATTERN,...", value_delimiter = ',')]
+    pub content_keys: Vec<String>,
+    /// Keys that are not content after all.
+    #[arg(long, env = "EXCLUDE_KEYS", value_name = "PATTERN,...", value_delimiter = ',')]
+    pub exclude_keys: Vec<String>,
+}
+
+/// How much a batch may need.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Largest span, log record or other single value; memory for a few of them is needed.
+    #[arg(long, env = "MAX_SPAN_BYTES", value_name = "SIZE", default_value = "64MiB", value_parser = parse::size("MAX_SPAN_BYTES"))]
+    pub max_span_bytes: u64,
+    /// Largest batch after decompression.
+    #[arg(long, env = "MAX_BATCH_BYTES", value_name = "SIZE", default_value = "16GiB", value_parser = parse::size("MAX_BATCH_BYTES"))]
+    pub max_batch_bytes: u64,
+    /// Most bytes after decompression for each byte before, beyond 64 MiB.
+    #[arg(long, env = "MAX_RATIO", value_name = "N", default_value = "500", value_parser = parse::count("MAX_RATIO"))]
+    pub max_ratio: usize,
+    /// Largest index of one trace.
+    #[arg(long, env = "MAX_INDEX_BYTES", value_name = "SIZE", default_value = "32MiB", value_parser = parse::size("MAX_INDEX_BYTES"))]
+    pub max_index_bytes: u64,
+    /// Memory for the names of chunks known to be stored.
+    #[arg(long, env = "KNOWN_CHUNKS_BYTES", value_name = "SIZE", default_value = "16MiB", value_parser = parse::size("KNOWN_CHUNKS_BYTES"))]
+    pub known_chunks_bytes: u64,
+}
+
+/// Prices in US dollars; the defaults are S3 Standard's in us-east-1.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prices (US dollars)")]
+pub struct PriceArgs {
+    /// 1,000 PUT or LIST requests.
+    #[arg(long, env = "PRICE_PUT_1000", value_name = "USD", default_value = "0.005", value_parser = parse::price("PRICE_PUT_1000"))]
+    pub price_put_1000: f64,
+    /// 1,000 GET or HEAD requests.
+    #[arg(long, env = "PRICE_GET_1000", value_name = "USD", default_value = "0.0004", value_parser = parse::price("PRICE_GET_1000"))]
+    pub price_get_1000: f64,
+    /// A GB (10^9 bytes) for a month.
+    #[arg(long, env = "PRICE_GB_MONTH", value_name = "USD", default_value = "0.023", value_parser = parse::price("PRICE_GB_MONTH"))]
+    pub price_gb_month: f64,
+}
+
+/// A store, ready for use.
+pub struct OpenStore {
+    /// Retried and counted.
+    pub store: Arc<dyn Store>,
+    /// The requests it has had so far.
+    pub requests: Box<dyn Fn() -> Requests + Send + Sync>,
+}
+
+impl StoreArgs {
+    /// Opens the store.
+    pub async fn open(&self) -> Result<OpenStore, Failure> {
+        let location = match (non_empty(&self.store), non_empty(&self.s3_bucket)) {
+            (Some(store), _) => store.to_owned(),
+            (None, Some(bucket)) => format!("s3://{bucket}"),
+            (None, None) => "./gravity-data".to_owned(),
+        };
+        self.open_at(&location).await
+    }
+
+    /// Opens a store at some other place, with the same region and endpoint.
+    pub async fn open_at(&self, location: &str) -> Result<OpenStore, Failure> {
+        if location == "discard:" {
+            return Ok(ready(Discard));
+        }
+        if let Some(rest) = location.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return Err(Failure::Usage(format!("store {location:?}: s3:// must be followed by a bucket")));
+            }
+            let settings = S3Settings {
+                bucket: bucket.into(),
+                prefix: prefix.trim_matches('/').into(),
+                region: non_empty(&self.s3_region).map(Into::into),
+                endpoint: non_empty(&self.endpoint_url).map(Into::into),
+            };
+            return Ok(ready(S3::open(settings).await));
+        }
+        if location.contains("://") {
+            return Err(Failure::Usage(format!("store {location:?}: only s3:// URLs and folders are known")));
+        }
+        Ok(ready(Directory::open(location)?))
+    }
+
+    /// The folders.
+    pub fn paths(&self) -> Paths {
+        Paths {
+            raw_spans: self.raw_spans_path.clone(),
+            blobs: self.blobs_path.clone(),
+            indexes: self.indexes_path.clone(),
+        }
+    }
+}
+
+/// Everything the pipeline is told.
+pub fn settings(store: &StoreArgs, content: &ContentArgs, limits: &LimitArgs) -> Settings {
+    Settings {
+        paths: store.paths(),
+        separator: content.chunk_separator.clone(),
+        keys: ContentKeys::new(content.content_keys.clone(), content.exclude_keys.clone()),
+        decompress: decompress::Limits { max_bytes: limits.max_batch_bytes, max_ratio: limits.max_ratio as u64 },
+        frames: FrameLimits { max_record_bytes: usize::try_from(limits.max_span_bytes).unwrap_or(usize::MAX) },
+        requests: store.max_requests,
+        known_budget: usize::try_from(limits.known_chunks_bytes).unwrap_or(usize::MAX),
+        max_index_bytes: limits.max_index_bytes,
+        ..Settings::default()
+    }
+}
+
+/// A variable that is set to nothing is not set.
+fn non_empty(value: &Option<String>) -> Option<&str> {
+    value.as_deref().filter(|value| !value.is_empty())
+}
+
+fn ready<S: Store>(store: S) -> OpenStore {
+    let metered = Metered::new(store);
+    let requests = Box::new(metered.requests());
+    OpenStore { store: Arc::new(Retrying::new(metered, retry::Policy::default())), requests }
+}
+
+/// Parsers of values. Their errors name the environment variable, since that is where most values come from.
+pub mod parse {
+    use super::{Key, Separator};
+    use std::time::Duration;
+
+    /// A whole number from 1.
+    pub fn count(name: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
+        move |value| match value.trim().parse() {
+            Ok(n @ 1..=1_000_000) => Ok(n),
+            _ => Err(format!("{name} must be a whole number from 1 to 1000000, not {value:?}")),
+        }
+    }
+
+    /// `5`, `5s`, `500ms`, `1h 30m`.
+    pub fn duration(name: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+        move |value| {
+            let seconds = value.trim().parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+            let time = seconds.or_else(|| humantime::parse_duration(value.trim()).ok());
+            time.ok_or_else(|| format!("{name} must be a time such as 5, 500ms or 1h, not {value:?}"))
+        }
+    }
+
+    /// `1000`, `64MiB`, `2GB`.
+    pub fn size(name: &'static str) -> impl Fn(&str) -> Result<u64, String> + Clone {
+        move |value| {
+            let value = value.trim();
+            let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+            let unit: u64 = match value[digits..].trim() {
+                "" | "B" => 1,
+                "kB" | "KB" => 1000,
+                "KiB" => 1 << 10,
+                "MB" => 1_000_000,
+                "MiB" => 1 << 20,
+                "GB" => 1_000_000_000,
+                "GiB" => 1 << 30,
+                "TB" => 1_000_000_000_000,
+                "TiB" => 1 << 40,
+                _ => 0,
+            };
+            let size = value[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
+            size.ok_or_else(|| format!("{name} must be a size such as 1000, 64MiB or 2GB, not {value:?}"))
+        }
+    }
+
+    /// A price.
+    pub fn price(name: &'static str) -> impl Fn(&str) -> Result<f64, String> + Clone {
+        move |value| match value.trim().parse::<f64>() {
+            Ok(price) if price.is_finite() && price >= 0.0 => Ok(price),
+            _ => Err(format!("{name} must be an amount of dollars such as 0.005, not {value:?}")),
+        }
+    }
+
+    /// A folder within the store.
+    pub fn folder(name: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+        move |value| {
+            let folder = value.trim_matches('/');
+            Key::new(folder).map(|key| key.to_string()).map_err(|e| format!("{name}={value:?}: {}", e.message))
+        }
+    }
+
+    /// What content is cut at.
+    pub fn separator(value: &str) -> Result<Separator, String> {
+        value.parse().map_err(|e| format!("CHUNK_SEPARATOR={value:?}: {e}"))
+    }
+
+    /// An HTTP address; empty for AWS itself.
+    pub fn endpoint(value: &str) -> Result<String, String> {
+        if value.is_empty() || value.starts_with("http://") || value.starts_with("https://") {
+            return Ok(value.to_owned());
+        }
+        Err(format!("AWS_ENDPOINT_URL must begin with http:// or https://, not {value:?}"))
+    }
+}
