@@ -80,6 +80,7 @@ impl Pipeline {
         Marker::claim(&*store, &settings.separator).await?;
         let (requests, known) = (settings.requests, settings.known_budget);
         let blobs = Blobs::new(store.clone(), settings.paths.clone(), requests, known);
+        blobs.warm_up().await?;
         let indexer = Indexer {
             store,
             paths: settings.paths.clone(),
