@@ -30,7 +30,12 @@ pub fn count(n: u64) -> String {
 
 /// A count and what is counted: `1 file`, `2 files`.
 pub fn counted(n: u64, one: &str) -> String {
-    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+    let ending = match n {
+        1 => "",
+        _ if one.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{} {one}{ending}", count(n))
 }
 
 #[cfg(test)]
@@ -45,5 +50,6 @@ mod tests {
         assert_eq!(count(75_563), "75,563");
         assert_eq!(count(1_000_000), "1,000,000");
         assert_eq!(counted(1, "file"), "1 file");
+        assert_eq!(counted(2, "batch"), "2 batches");
     }
 }

@@ -1,4 +1,164 @@
-//! stub
+//! `gravity reconstruct`: a trace's content to stdout, exactly.
+
+use crate::cli::ReconstructArgs;
+use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
-/// stub
-pub async fn run(_args: crate::cli::ReconstructArgs, _quiet: bool) -> Result<Done, Failure> { Ok(Done::Well) }
+use crate::units;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::TryStreamExt;
+use gravity_pipeline::ids::{SpanId, TraceId};
+use gravity_pipeline::json_text::write_string;
+use gravity_pipeline::loose::{Marker, PartEntry, SpanEntry, TraceIndex};
+use gravity_pipeline::otlp::RecordKind;
+use gravity_pipeline::reconstruct::{Reader, load};
+use std::io::{BufWriter, Stdout, Write};
+use std::sync::Arc;
+
+/// Reconstructs.
+pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
+    let trace: TraceId =
+        args.trace_id.parse().map_err(|e| Failure::Usage(format!("trace id {:?}: {e}", args.trace_id)))?;
+    let span: Option<SpanId> = match &args.span {
+        Some(id) => Some(id.parse().map_err(|e| Failure::Usage(format!("--span {id:?}: {e}")))?),
+        None => None,
+    };
+    let OpenStore { store, .. } = args.store.open().await?;
+    let paths = args.store.paths();
+    Marker::read(&*store).await?;
+    let mut index = load(&*store, &paths, &trace).await?;
+    select(&mut index, span, args.part.as_deref())?;
+    if !quiet {
+        print_header(&index);
+    }
+    let mut out = BufWriter::with_capacity(64 << 10, std::io::stdout());
+    if args.list {
+        print_list(&index, &mut out).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
+        return Ok(Done::Well);
+    }
+    let reader = Reader::new(store, paths);
+    let (bytes, chunks) = match args.json {
+        true => print_json(&reader, index, &mut out).await?,
+        false => print_content(&reader, index, &mut out).await?,
+    };
+    out.flush().map_err(|e| Failure::stdout(&e))?;
+    if !quiet {
+        eprintln!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
+    }
+    Ok(Done::Well)
+}
+
+/// Keeps only what was asked for.
+fn select(index: &mut TraceIndex, span: Option<SpanId>, part: Option<&str>) -> Result<(), Failure> {
+    let trace = index.trace_id;
+    if let Some(id) = span {
+        index.spans.retain(|span| span.span_id == Some(id));
+        if index.spans.is_empty() {
+            return Err(Failure::Failed(format!("trace {trace} has no span {id}; --list shows those it has")));
+        }
+    }
+    if let Some(key) = part {
+        for span in &mut index.spans {
+            span.parts.retain(|part| part.key == key);
+        }
+        index.spans.retain(|span| !span.parts.is_empty());
+        if index.spans.is_empty() {
+            return Err(Failure::Failed(format!("trace {trace} has no part {key:?} there; --list shows those it has")));
+        }
+    }
+    Ok(())
+}
+
+fn print_header(index: &TraceIndex) {
+    let spans = units::counted(index.spans.len() as u64, "span");
+    eprintln!("trace {}: {spans}, {}", index.trace_id, units::counted(index.parts().count() as u64, "part"));
+    for span in &index.spans {
+        if span.dropped_attributes > 0 {
+            let id = span.span_id.map(|id| id.to_string()).unwrap_or_default();
+            let dropped = units::counted(u64::from(span.dropped_attributes), "attribute");
+            eprintln!("span {id} {}: its producer had dropped {dropped} before Gravity saw it", span.name);
+        }
+    }
+}
+
+fn print_list(index: &TraceIndex, out: &mut impl Write) -> std::io::Result<()> {
+    for span in &index.spans {
+        let kind = match span.kind {
+            RecordKind::Span => "span",
+            RecordKind::Log => "log ",
+        };
+        let id = span.span_id.map_or_else(|| "-".repeat(16), |id| id.to_string());
+        let dropped = match span.dropped_attributes {
+            0 => String::new(),
+            n => format!("  ({} dropped by the producer)", units::counted(n.into(), "attribute")),
+        };
+        writeln!(out, "{kind} {id} {}  {}{dropped}", span.name, span.source)?;
+        for part in &span.parts {
+            let key = part.event.as_ref().map_or(part.key.clone(), |event| format!("[{event}] {}", part.key));
+            let chunks = units::counted(part.chunks.len() as u64, "chunk");
+            writeln!(out, "  {:>10} bytes {:>12}  {key}", units::count(part.bytes), chunks)?;
+        }
+    }
+    Ok(())
+}
+
+async fn print_content(reader: &Arc<Reader>, index: TraceIndex, out: &mut BufWriter<Stdout>) -> Result<(u64, u64), Failure> {
+    let count = index.chunks().count() as u64;
+    let separator = index.separator.clone();
+    let parts = index.spans.into_iter().flat_map(|span| span.parts);
+    let mut content = std::pin::pin!(reader.content(parts, &separator));
+    let (mut bytes, mut first) = (0, true);
+    while let Some(piece) = content.try_next().await? {
+        out.write_all(&piece).map_err(|e| Failure::stdout(&e))?;
+        bytes += piece.len() as u64;
+        if std::mem::take(&mut first) {
+            out.flush().map_err(|e| Failure::stdout(&e))?;
+        }
+    }
+    Ok((bytes, count))
+}
+
+async fn print_json(reader: &Arc<Reader>, index: TraceIndex, out: &mut BufWriter<Stdout>) -> Result<(u64, u64), Failure> {
+    let chunks = index.chunks().count() as u64;
+    let mut bytes = 0;
+    for span in &index.spans {
+        for part in &span.parts {
+            let mut content = Vec::with_capacity(part.bytes as usize);
+            let mut pieces = std::pin::pin!(reader.content([part.clone()], &index.separator));
+            while let Some(piece) = pieces.try_next().await? {
+                content.extend_from_slice(&piece);
+            }
+            bytes += content.len() as u64;
+            out.write_all(&json_line(&index, span, part, &content)).map_err(|e| Failure::stdout(&e))?;
+        }
+    }
+    Ok((bytes, chunks))
+}
+
+/// A part as a line of JSON; content that no JSON string can hold comes as base64.
+fn json_line(index: &TraceIndex, span: &SpanEntry, part: &PartEntry, content: &[u8]) -> Vec<u8> {
+    let string = |text: &[u8]| {
+        let mut json = Vec::with_capacity(text.len() + 2);
+        write_string(text, &mut json).ok().map(|()| json)
+    };
+    let mut line = format!("{{\"trace_id\":\"{}\"", index.trace_id).into_bytes();
+    let mut field = |name: &str, json: &[u8]| {
+        line.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        line.extend_from_slice(json);
+    };
+    if let Some(id) = span.span_id {
+        field("span_id", format!("\"{id}\"").as_bytes());
+    }
+    if let Some(event) = part.event.as_ref().and_then(|event| string(event.as_bytes())) {
+        field("event", &event);
+    }
+    if let Some(key) = string(part.key.as_bytes()) {
+        field("key", &key);
+    }
+    match string(content) {
+        Some(json) => field("content", &json),
+        None => field("content_base64", format!("\"{}\"", STANDARD.encode(content)).as_bytes()),
+    }
+    line.extend_from_slice(b"}\n");
+    line
+}

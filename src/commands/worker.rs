@@ -1,4 +1,67 @@
-//! stub
+//! `gravity worker`: new batches through the pipeline until told to stop.
+
+use crate::cli::WorkerArgs;
+use crate::config::{OpenStore, settings};
 use crate::exit::{Done, Failure};
-/// stub
-pub async fn run(_args: crate::cli::WorkerArgs) -> Result<Done, Failure> { Ok(Done::Well) }
+use crate::shutdown;
+use futures::StreamExt;
+use gravity_pipeline::pipeline::Pipeline;
+use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
+
+/// Works.
+pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
+    let stop = shutdown::listen();
+    let OpenStore { store, .. } = args.store.open().await?;
+    let pipeline = Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)).await?;
+    let worker_settings = WorkerSettings {
+        once: args.once,
+        poll_interval: args.poll_interval,
+        full_scan_interval: args.full_scan_interval,
+        max_concurrent: args.max_concurrent,
+        shutdown_grace: args.shutdown_grace,
+    };
+    tracing::info!(store = store.location(), raw = args.store.raw_spans_path, "worker started");
+    let worker = Worker::new(store, args.store.paths(), pipeline, worker_settings);
+    let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
+    let mut outcomes = std::pin::pin!(worker.run(stop));
+    while let Some((batch, outcome)) = outcomes.next().await {
+        match outcome {
+            Outcome::Settled => tracing::debug!(%batch, "nothing to do"),
+            Outcome::Committed(report, took) => {
+                committed += 1;
+                quarantined += report.entry.strays;
+                tracing::info!(
+                    %batch,
+                    outcome = "committed",
+                    seconds = took.as_secs_f64(),
+                    raw_bytes = report.entry.raw_bytes,
+                    document_bytes = report.entry.document_bytes,
+                    content_bytes = report.entry.content_bytes,
+                    traces = report.entry.traces.len(),
+                    spans = report.entry.spans,
+                    parts = report.entry.parts,
+                    chunks = report.entry.chunks,
+                    new_blobs = report.upload.new_blobs,
+                    known_blobs = report.upload.known_blobs,
+                    new_bytes = report.upload.new_bytes,
+                    index_bytes = report.index_bytes,
+                    strays = report.entry.strays,
+                );
+            }
+            Outcome::Quarantined(error) => {
+                quarantined += 1;
+                tracing::error!(%batch, outcome = "quarantined", %error);
+            }
+            Outcome::Failed(error) => {
+                failed += 1;
+                tracing::error!(%batch, outcome = "failed", %error, "will be tried again");
+            }
+        }
+    }
+    tracing::info!(committed, failed, quarantined, "worker stopped");
+    Ok(match args.once {
+        true if failed > 0 || worker.a_pass_failed() => Done::WithFailures,
+        true if quarantined > 0 => Done::WithQuarantine,
+        _ => Done::Well,
+    })
+}

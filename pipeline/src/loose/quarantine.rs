@@ -1,6 +1,7 @@
 //! Quarantine: what could not be stored, and why. Nothing is dropped silently.
 
 use crate::otlp::Stray;
+use crate::store::Meta;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -14,12 +15,18 @@ pub struct QuarantinedBatch {
     pub reason: String,
     /// How often it was tried.
     pub tries: u32,
-    /// The raw object's tag, so that a replaced one is tried again.
-    pub etag: Option<String>,
-    /// The raw object's size.
-    pub size: u64,
+    /// The raw object's tag, or when it was written, so that a replaced one is tried again.
+    pub version: Option<String>,
     /// The gravity that tried last: another release tries again.
     pub gravity: String,
+}
+
+impl QuarantinedBatch {
+    /// What tells one version of a raw object from the next.
+    pub fn version_of(raw: &Meta) -> Option<String> {
+        let etag = raw.etag.as_ref().map(|tag| tag.0.clone());
+        etag.or_else(|| raw.modified.map(|time| format!("{} {}", raw.size, humantime::format_rfc3339_nanos(time))))
+    }
 }
 
 /// A record that no trace can hold: one line of `quarantine/{raw key}/{offset}.jsonl`.
