@@ -41,9 +41,9 @@ impl Input {
     pub async fn open(&self) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let io = |what: String| move |source| Error::Io { what: what.clone(), source };
         Ok(match &self.source {
-            Source::Stdin => {
-                ReaderStream::with_capacity(tokio::io::stdin(), READ_BUFFER).map_err(io("standard input".into())).boxed()
-            }
+            Source::Stdin => ReaderStream::with_capacity(tokio::io::stdin(), READ_BUFFER)
+                .map_err(io("standard input".into()))
+                .boxed(),
             Source::File(path) => {
                 let what = path.display().to_string();
                 let file = tokio::fs::File::open(path).await.map_err(io(what.clone()))?;
@@ -92,11 +92,7 @@ pub async fn find(
 }
 
 /// `bucket/key` names one object, `bucket/prefix/` all below. An object's key is its key in the bucket.
-async fn objects(
-    url: &str,
-    rest: &str,
-    args: &StoreArgs,
-) -> Result<BoxStream<'static, Result<Input, Error>>, Failure> {
+async fn objects(url: &str, rest: &str, args: &StoreArgs) -> Result<BoxStream<'static, Result<Input, Error>>, Failure> {
     let (bucket, name) = rest.split_once('/').unwrap_or((rest, ""));
     let store = args.open_at(&format!("s3://{bucket}")).await?.store;
     let input = |store: Arc<dyn Store>, key: Key, size| {

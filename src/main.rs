@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     logging::init(&cli.logging);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(e) => return exit::report(&anyhow_free(e)),
+        Err(e) => return exit::report(&exit::Failure::Failed(format!("the async runtime could not start: {e}"))),
     };
     let outcome = runtime.block_on(commands::run(cli.command, &cli.logging));
     // What still waits for a file or the network has nothing to say any more.
@@ -27,8 +27,4 @@ fn main() -> ExitCode {
         Ok(done) => done.into(),
         Err(e) => exit::report(&e),
     }
-}
-
-fn anyhow_free(e: std::io::Error) -> exit::Failure {
-    exit::Failure::Failed(format!("the async runtime could not start: {e}"))
 }

@@ -171,19 +171,17 @@ fn commit(
                 let records = records?;
                 // The semaphore is never closed.
                 let permit = indexer.budget.clone().acquire_many_owned(indexer.share(trace)).await.ok();
-                let task = AbortOnDropHandle::new(tokio::spawn(async move {
-                    let _permit = permit;
-                    let written = indexer.put_index(trace.trace_id, records, &key).await?;
-                    Ok::<_, Error>(written)
-                }));
-                Ok(async move { task.await? })
+                let put = async move { indexer.put_index(trace.trace_id, records, &key).await };
+                let task = AbortOnDropHandle::new(tokio::spawn(put));
+                // The permit is held until the index is handed out: what waits here is memory too.
+                Ok(async move { task.await?.map(|written| (written, permit)) })
             }
         })
         .try_buffered(concurrency);
     let report = Some(report);
     stream::try_unfold((Box::pin(committed), report, for_ledger), |(mut committed, report, indexer)| async move {
         let Some(mut report) = report else { return Ok(None) };
-        if let Some((index, written)) = committed.try_next().await? {
+        if let Some(((index, written), _permit)) = committed.try_next().await? {
             report.index_bytes += written;
             return Ok(Some((Committed::Trace(index), (committed, Some(report), indexer))));
         }
@@ -198,7 +196,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 impl Indexer {
     fn too_large(&self, trace: &TraceId) -> Error {
         let limit = self.max_index_bytes;
-        Error::Limit(format!("the index of trace {trace} takes more than {limit} bytes; MAX_INDEX_BYTES allows no more"))
+        Error::Limit(format!(
+            "the index of trace {trace} takes more than {limit} bytes; MAX_INDEX_BYTES allows no more"
+        ))
     }
 
     /// What a trace takes of the budget, in KiB: never more than all of it.

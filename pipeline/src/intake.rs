@@ -111,9 +111,7 @@ where
         let Some(first) = listed.try_next().await? else { return Ok(None) };
         let folder = folder_and_name(first.key.as_str()).0.to_owned();
         let mut group = vec![first];
-        let fits = |next: &Result<Meta>| {
-            matches!(next, Ok(meta) if folder_and_name(meta.key.as_str()).0 == folder)
-        };
+        let fits = |next: &Result<Meta>| matches!(next, Ok(meta) if folder_and_name(meta.key.as_str()).0 == folder);
         while group.len() < GROUP
             && let Some(next) = listed.as_mut().next_if(fits).await
         {

@@ -125,8 +125,18 @@ pub const TABLE: &[Row] = &[
     event("gen_ai.choice", "**", GENAI, GENAI_OLD),
     event("gen_ai.content.prompt", "**", LITELLM, "litellm/integrations/opentelemetry.py, event logs; captured"),
     event("gen_ai.content.completion", "**", LITELLM, "litellm/integrations/opentelemetry.py, event logs; captured"),
-    event("exception", "exception.message", LITELLM, "OpenTelemetry semantic conventions, exceptions; captured at 1.81"),
-    event("exception", "exception.stacktrace", LITELLM, "OpenTelemetry semantic conventions, exceptions; captured at 1.81"),
+    event(
+        "exception",
+        "exception.message",
+        LITELLM,
+        "OpenTelemetry semantic conventions, exceptions; captured at 1.81",
+    ),
+    event(
+        "exception",
+        "exception.stacktrace",
+        LITELLM,
+        "OpenTelemetry semantic conventions, exceptions; captured at 1.81",
+    ),
     event("exception", "exception.type", LITELLM, "OpenTelemetry semantic conventions, exceptions; captured at 1.81"),
     event("llm.request", "body", "any", "span events with a `body` attribute: the original Gravity's own example"),
     event("llm.response", "body", "any", "span events with a `body` attribute: the original Gravity's own example"),
@@ -234,7 +244,8 @@ mod tests {
 
     #[test]
     fn exclusions_go_before_additions_and_the_table() {
-        let keys = ContentKeys::new(vec!["my.key".into(), "my.secret".into()], vec!["*.secret".into(), "input.value".into()]);
+        let keys =
+            ContentKeys::new(vec!["my.key".into(), "my.secret".into()], vec!["*.secret".into(), "input.value".into()]);
         assert!(keys.attribute("my.key"));
         assert!(!keys.attribute("my.secret"));
         assert!(!keys.attribute("input.value"));

@@ -8,6 +8,7 @@ use crate::store::Store;
 pub async fn read(store: &dyn Store, batch: &str) -> Result<Option<LedgerEntry>> {
     let key = Paths::default().ledger(batch);
     let Some((json, _)) = store.read(&key).await? else { return Ok(None) };
-    let corrupt = |e: serde_json::Error| Error::Corrupt { key: key.to_string(), reason: format!("not a ledger entry: {e}") };
+    let corrupt =
+        |e: serde_json::Error| Error::Corrupt { key: key.to_string(), reason: format!("not a ledger entry: {e}") };
     serde_json::from_slice(&json).map(Some).map_err(corrupt)
 }

@@ -59,6 +59,7 @@ impl Reader {
 
     /// The chunks of these parts, one part after the other, fetched ahead but in order. Each is checked against its
     /// name before it is given out.
+    #[allow(clippy::async_yields_async, reason = "`buffered` is what awaits them")]
     pub fn chunks<I>(self: &Arc<Self>, parts: I) -> impl Stream<Item = Result<Bytes>> + Send + use<I>
     where
         I: IntoIterator<Item = PartEntry, IntoIter: Send>,
@@ -77,18 +78,20 @@ impl Reader {
                     let permit = reader.ahead.clone().acquire_many_owned(kib).await.ok();
                     let fetch = async move { reader.chunk(hash, part_bytes <= REMEMBERED_BYTES).await };
                     let task = AbortOnDropHandle::new(tokio::spawn(fetch));
-                    async move {
-                        let chunk = task.await.map_err(Error::Task).and_then(|fetched| fetched);
-                        drop(permit);
-                        chunk
-                    }
+                    async move { task.await?.map(|chunk| (chunk, permit)) }
                 }
             })
             .buffered(CHUNKS_AHEAD)
+            // The permit is held until the chunk is handed out: what waits here is memory too.
+            .map_ok(|(chunk, _permit)| chunk)
     }
 
     /// The content of these parts as it arrived, joined by the separator.
-    pub fn content<I>(self: &Arc<Self>, parts: I, separator: &Separator) -> impl Stream<Item = Result<Bytes>> + Send + use<I>
+    pub fn content<I>(
+        self: &Arc<Self>,
+        parts: I,
+        separator: &Separator,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + use<I>
     where
         I: IntoIterator<Item = PartEntry, IntoIter: Send>,
     {

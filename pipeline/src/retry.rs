@@ -45,7 +45,11 @@ where
         schedule,
         || {
             let attempt = attempt();
-            async { attempt.await.map_err(|e| if transient(&e) { backoff::Error::transient(e) } else { backoff::Error::permanent(e) }) }
+            async {
+                attempt.await.map_err(|e| {
+                    if transient(&e) { backoff::Error::transient(e) } else { backoff::Error::permanent(e) }
+                })
+            }
         },
         notify,
     )
@@ -66,21 +70,29 @@ mod tests {
     #[tokio::test]
     async fn a_transient_failure_is_tried_again_until_it_succeeds() {
         let tries = Cell::new(0);
-        let result = retry(&QUICK, |_: &&str| true, || {
-            tries.set(tries.get() + 1);
-            let n = tries.get();
-            async move { if n < 3 { Err("later") } else { Ok(n) } }
-        });
+        let result = retry(
+            &QUICK,
+            |_: &&str| true,
+            || {
+                tries.set(tries.get() + 1);
+                let n = tries.get();
+                async move { if n < 3 { Err("later") } else { Ok(n) } }
+            },
+        );
         assert_eq!(result.await, Ok(3));
     }
 
     #[tokio::test]
     async fn what_cannot_succeed_is_tried_once() {
         let tries = Cell::new(0);
-        let result: Result<(), _> = retry(&QUICK, |_: &&str| false, || {
-            tries.set(tries.get() + 1);
-            async { Err("never") }
-        })
+        let result: Result<(), _> = retry(
+            &QUICK,
+            |_: &&str| false,
+            || {
+                tries.set(tries.get() + 1);
+                async { Err("never") }
+            },
+        )
         .await;
         assert_eq!((result, tries.get()), (Err("never"), 1));
     }

@@ -78,7 +78,9 @@ impl Spool {
         while at != NONE {
             let (previous, body) = self.record(at).map_err(Error::io("the spool file (TMPDIR)"))?;
             let record = decode(*trace, &body);
-            records.push(record.ok_or_else(|| Error::Corrupt { key: "the spool file".into(), reason: "was changed".into() })?);
+            records.push(
+                record.ok_or_else(|| Error::Corrupt { key: "the spool file".into(), reason: "was changed".into() })?,
+            );
             at = previous;
         }
         Ok(records)
@@ -190,7 +192,12 @@ fn decode(trace_id: TraceId, body: &[u8]) -> Option<SpanRecord<HashedPart>> {
         let (of_part, rest) = chunks.split_at_checked(count.checked_mul(32)?)?;
         chunks = rest;
         let (names, _) = of_part.as_chunks::<32>();
-        parts.push(HashedPart { event, key, bytes, chunks: names.iter().map(|&name| ChunkHash::from_bytes(name)).collect() });
+        parts.push(HashedPart {
+            event,
+            key,
+            bytes,
+            chunks: names.iter().map(|&name| ChunkHash::from_bytes(name)).collect(),
+        });
     }
     chunks.is_empty().then_some(SpanRecord {
         offset: head.offset,

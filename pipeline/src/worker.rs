@@ -5,8 +5,8 @@ use crate::index::{BatchKey, BatchReport, Committed};
 use crate::intake::Intake;
 use crate::loose::Paths;
 use crate::pipeline::{Batch, Pipeline};
-use crate::store::{Key, Meta, Store};
 use crate::quarantine;
+use crate::store::{Key, Meta, Store};
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,7 +69,14 @@ const REMEMBERED: usize = 100_000;
 impl Worker {
     /// A worker on `store` with a pipeline into the same store.
     pub fn new(store: Arc<dyn Store>, paths: Paths, pipeline: Pipeline, settings: WorkerSettings) -> Arc<Self> {
-        Arc::new(Self { store, paths, pipeline, settings, memory: Mutex::default(), pass_failed: AtomicBool::new(false) })
+        Arc::new(Self {
+            store,
+            paths,
+            pipeline,
+            settings,
+            memory: Mutex::default(),
+            pass_failed: AtomicBool::new(false),
+        })
     }
 
     /// What becomes of each batch, until `stop` is cancelled and what is in work is finished or its grace is over;

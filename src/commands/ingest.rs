@@ -243,7 +243,10 @@ impl Summary {
         let rate = sums.document_bytes as f64 / 1e6 / seconds.max(1e-9);
         eprintln!("{seconds:.2} s, {rate:.1} MB/s");
         if self.skipped > 0 {
-            eprintln!("{} already in the ledger (--again processes them once more)", units::counted(self.skipped, "file"));
+            eprintln!(
+                "{} already in the ledger (--again processes them once more)",
+                units::counted(self.skipped, "file")
+            );
         }
         if sums.strays > 0 {
             eprintln!("{} went to quarantine: no valid trace or span id", units::counted(sums.strays, "record"));

@@ -102,7 +102,11 @@ fn print_list(index: &TraceIndex, out: &mut impl Write) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn print_content(reader: &Arc<Reader>, index: TraceIndex, out: &mut BufWriter<Stdout>) -> Result<(u64, u64), Failure> {
+async fn print_content(
+    reader: &Arc<Reader>,
+    index: TraceIndex,
+    out: &mut BufWriter<Stdout>,
+) -> Result<(u64, u64), Failure> {
     let count = index.chunks().count() as u64;
     let separator = index.separator.clone();
     let parts = index.spans.into_iter().flat_map(|span| span.parts);
@@ -118,7 +122,11 @@ async fn print_content(reader: &Arc<Reader>, index: TraceIndex, out: &mut BufWri
     Ok((bytes, count))
 }
 
-async fn print_json(reader: &Arc<Reader>, index: TraceIndex, out: &mut BufWriter<Stdout>) -> Result<(u64, u64), Failure> {
+async fn print_json(
+    reader: &Arc<Reader>,
+    index: TraceIndex,
+    out: &mut BufWriter<Stdout>,
+) -> Result<(u64, u64), Failure> {
     let chunks = index.chunks().count() as u64;
     let mut bytes = 0;
     for span in &index.spans {

@@ -6,12 +6,13 @@ use crate::exit::{Done, Failure};
 use crate::shutdown;
 use futures::StreamExt;
 use gravity_pipeline::pipeline::Pipeline;
+use gravity_pipeline::store::Requests;
 use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
 
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
-    let OpenStore { store, .. } = args.store.open().await?;
+    let OpenStore { store, requests } = args.store.open().await?;
     let pipeline = Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)).await?;
     let worker_settings = WorkerSettings {
         once: args.once,
@@ -58,7 +59,8 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
             }
         }
     }
-    tracing::info!(committed, failed, quarantined, "worker stopped");
+    let Requests { put, get, head, list, delete } = requests();
+    tracing::info!(committed, failed, quarantined, put, get, head, list, delete, "worker stopped");
     Ok(match args.once {
         true if failed > 0 || worker.a_pass_failed() => Done::WithFailures,
         true if quarantined > 0 => Done::WithQuarantine,

@@ -60,7 +60,8 @@ pub struct PartEntry {
 impl SpanEntry {
     /// The entry of a record, once the batch it came in has its key.
     pub fn new(record: SpanRecord<HashedPart>, source: String) -> Self {
-        let part = |part: HashedPart| PartEntry { event: part.event, key: part.key, chunks: part.chunks, bytes: part.bytes };
+        let part =
+            |part: HashedPart| PartEntry { event: part.event, key: part.key, chunks: part.chunks, bytes: part.bytes };
         Self {
             start: record.start,
             span_id: record.span_id,
@@ -126,12 +127,16 @@ impl TraceIndex {
             end: rfc3339(span.end),
             source: Cow::Borrowed(&span.source),
             dropped_attributes: span.dropped_attributes,
-            parts: span.parts.iter().map(|part| PartFile {
-                event: part.event.as_deref().map(Cow::Borrowed),
-                key: Cow::Borrowed(&part.key),
-                chunks: part.chunks.len(),
-                bytes: part.bytes,
-            }).collect(),
+            parts: span
+                .parts
+                .iter()
+                .map(|part| PartFile {
+                    event: part.event.as_deref().map(Cow::Borrowed),
+                    key: Cow::Borrowed(&part.key),
+                    chunks: part.chunks.len(),
+                    bytes: part.bytes,
+                })
+                .collect(),
         });
         let file = IndexFile {
             trace_id: self.trace_id,
@@ -265,9 +270,8 @@ mod tests {
     }
 
     fn index() -> impl Strategy<Value = TraceIndex> {
-        prop::collection::vec(span(), 0..6).prop_map(|spans| {
-            TraceIndex::new(TraceId::from_bytes(&[7; 16]).unwrap(), Separator::default(), spans)
-        })
+        prop::collection::vec(span(), 0..6)
+            .prop_map(|spans| TraceIndex::new(TraceId::from_bytes(&[7; 16]).unwrap(), Separator::default(), spans))
     }
 
     fn merged(a: &TraceIndex, b: &TraceIndex) -> TraceIndex {

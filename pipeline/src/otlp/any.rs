@@ -98,7 +98,10 @@ mod tests {
             KeyValue { key: text("a"), value: Any::String(text("ü\u{1}\n\"\\/👋")) },
             KeyValue { key: text("a"), value: Any::Bytes(text("abc")) },
             KeyValue { key: text(""), value: Any::Empty },
-            KeyValue { key: text("nan"), value: Any::Array(vec![Any::Double(f64::NAN), Any::Double(f64::NEG_INFINITY)]) },
+            KeyValue {
+                key: text("nan"),
+                value: Any::Array(vec![Any::Double(f64::NAN), Any::Double(f64::NEG_INFINITY)]),
+            },
         ]);
         assert_eq!(
             json(&value),

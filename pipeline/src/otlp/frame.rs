@@ -271,7 +271,10 @@ mod tests {
             (r#"{"a":1}"#, "byte 0: a JSON document without resourceSpans or resourceLogs is not OTLP"),
             (r#"{"resourceMetrics":[]}"#, "byte 1: metrics hold no content; send only traces and logs here"),
             (r#"{"resourceSpans":[{"#, "byte 19: the document is cut off"),
-            (r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"a":"x"#, "byte 43: the document is cut off in a value that begins here"),
+            (
+                r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"a":"x"#,
+                "byte 43: the document is cut off in a value that begins here",
+            ),
             (r#"{"resourceSpans":{}}"#, "byte 17: resourceSpans is not an array"),
             (r#"{"resourceSpans":[1]}"#, "byte 18: expected an object, found `1`"),
             (r#"{"resourceSpans":[]}x"#, "byte 20: expected a document or the end, found `x`"),
@@ -284,7 +287,11 @@ mod tests {
 
     #[test]
     fn values_that_are_skipped_must_be_json_too() {
-        for broken in [r#"{"resourceSpans":[],"x":{]}}"#, r#"{"resourceSpans":[],"x":tru}"#, "{\"resourceSpans\":[],\"x\":\"\u{1}\"}"] {
+        for broken in [
+            r#"{"resourceSpans":[],"x":{]}}"#,
+            r#"{"resourceSpans":[],"x":tru}"#,
+            "{\"resourceSpans\":[],\"x\":\"\u{1}\"}",
+        ] {
             assert!(error(broken.as_bytes()).contains("not JSON"), "{broken}: {}", error(broken.as_bytes()));
         }
         assert!(error(b"{\"resourceSpans\":[],\"x\":\"\xff\"}").contains("UTF-8"));
@@ -297,6 +304,9 @@ mod tests {
         let mut framer = Framer::new(FrameLimits { max_record_bytes: 1000 });
         framer.push(br#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"a":""#).unwrap();
         let error = (0..100).find_map(|_| framer.push(&[b'x'; 100]).err()).unwrap().to_string();
-        assert!(error.contains("byte 43: a value of more than 1000 bytes") && error.contains("MAX_SPAN_BYTES"), "{error}");
+        assert!(
+            error.contains("byte 43: a value of more than 1000 bytes") && error.contains("MAX_SPAN_BYTES"),
+            "{error}"
+        );
     }
 }

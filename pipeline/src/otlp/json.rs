@@ -23,7 +23,12 @@ pub(super) fn span(bytes: &[u8]) -> Result<RawSpan<'_>, DecodeError> {
         end: json.end_time_unix_nano.0,
         attributes: key_values(json.attributes),
         dropped_attributes: json.dropped_attributes_count.0 as u32,
-        events: json.events.0.into_iter().map(|e| RawEvent { name: e.name.0, attributes: key_values(e.attributes) }).collect(),
+        events: json
+            .events
+            .0
+            .into_iter()
+            .map(|e| RawEvent { name: e.name.0, attributes: key_values(e.attributes) })
+            .collect(),
     })
 }
 
@@ -246,9 +251,7 @@ impl<'de> DeserializeSeed<'de> for AnyOf<'_> {
             "intValue" => Option::<Integer>::deserialize(deserializer)?.map(|n| Any::Int(n.0)),
             "doubleValue" => Option::<Double>::deserialize(deserializer)?.map(|n| Any::Double(n.0)),
             "bytesValue" => Some(Any::Bytes(Cow::Owned(decode_base64(&JsonText::deserialize(deserializer)?.0)?))),
-            "arrayValue" => {
-                Option::<Values<Any<'de>>>::deserialize(deserializer)?.map(|list| Any::Array(list.values))
-            }
+            "arrayValue" => Option::<Values<Any<'de>>>::deserialize(deserializer)?.map(|list| Any::Array(list.values)),
             "kvlistValue" => Option::<Values<JsonKeyValue<'de>>>::deserialize(deserializer)?
                 .map(|list| Any::KvList(key_values(OrNull(list.values)))),
             _ => {
@@ -351,7 +354,10 @@ mod tests {
         assert_eq!(attribute(r#"{"boolValue":true}"#), Any::Bool(true));
         assert_eq!(attribute(r#"{"bytesValue":"_-8"}"#), Any::Bytes(Cow::Borrowed(b"\xff\xef")));
         assert_eq!(attribute(r#"{"arrayValue":{}}"#), Any::Array(vec![]));
-        assert_eq!(attribute(r#"{"kvlistValue":{"values":[{"key":"a"}]}}"#), Any::KvList(vec![KeyValue { key: Cow::Borrowed(b"a"), value: Any::Empty }]));
+        assert_eq!(
+            attribute(r#"{"kvlistValue":{"values":[{"key":"a"}]}}"#),
+            Any::KvList(vec![KeyValue { key: Cow::Borrowed(b"a"), value: Any::Empty }])
+        );
         assert_eq!(attribute("{}"), Any::Empty);
         assert_eq!(attribute("null"), Any::Empty);
         assert_eq!(attribute(r#"{"newValue":[1],"intValue":"1"}"#), Any::Int(1));

@@ -209,8 +209,7 @@ impl JsonFramer {
 
     /// The value of `self.key` begins here.
     fn value(&mut self, window: &mut Window, byte: u8) -> Result<(), InputError> {
-        let on_the_way = structural(self.level, &self.key)
-            .filter(|&signal| self.level == 1 || signal == self.signal);
+        let on_the_way = structural(self.level, &self.key).filter(|&signal| self.level == 1 || signal == self.signal);
         match (on_the_way, byte) {
             (Some(signal), b'[') => {
                 self.signal = signal;
@@ -263,9 +262,8 @@ impl JsonFramer {
             self.expect = Expect::AfterValue;
             return Ok(());
         }
-        self.key = serde_json::from_str::<String>(text)
-            .map_err(|e| window.error(0, format!("not JSON: {e}")))?
-            .into_bytes();
+        self.key =
+            serde_json::from_str::<String>(text).map_err(|e| window.error(0, format!("not JSON: {e}")))?.into_bytes();
         if self.level == 1 {
             self.document_keys += 1;
             if self.key == b"resourceMetrics" {

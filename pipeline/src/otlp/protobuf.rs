@@ -101,8 +101,9 @@ impl<'a> Message<'a> {
     }
 
     fn varint(&mut self) -> Result<u64, DecodeError> {
-        let (value, size) =
-            varint(self.bytes).map_err(|reason| self.error(reason))?.ok_or_else(|| self.error("cut off in a number"))?;
+        let (value, size) = varint(self.bytes)
+            .map_err(|reason| self.error(reason))?
+            .ok_or_else(|| self.error("cut off in a number"))?;
         self.take(size as u64)?;
         Ok(value)
     }
@@ -140,7 +141,11 @@ pub(super) fn record(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
             (1, Value::Len(_)) | (4, Value::Len(_)) | (6, Value::Varint(_)) | (7 | 8, Value::I64(_)) => {
                 return span(whole).map(RawRecord::Span);
             }
-            (1 | 11, Value::I64(_)) | (2, Value::Varint(_)) | (6, Value::Len(_)) | (7, Value::Varint(_)) | (8, Value::I32) => {
+            (1 | 11, Value::I64(_))
+            | (2, Value::Varint(_))
+            | (6, Value::Len(_))
+            | (7, Value::Varint(_))
+            | (8, Value::I32) => {
                 return log(whole).map(RawRecord::Log);
             }
             _ => {}

@@ -208,7 +208,6 @@ impl Picker<'_> {
     /// Shares the record's bytes where the text stands in them as it is.
     fn bytes(&self, text: Text<'_>) -> Bytes {
         match text {
-            Cow::Borrowed(slice) if slice.is_empty() => Bytes::new(),
             Cow::Borrowed(slice) => self.frame.bytes.slice_ref(slice),
             Cow::Owned(owned) => Bytes::from(owned),
         }

@@ -42,7 +42,10 @@ async fn body(store: &dyn Store, at: &Key) -> Option<Vec<u8>> {
 
 async fn what_was_put_is_read_back(store: &dyn Store, prefix: &str) {
     let mut every_byte: Vec<u8> = (0..=255).collect();
-    for content in [vec![], every_byte.clone(), { every_byte.resize(3 << 20, 7); every_byte }] {
+    for content in [vec![], every_byte.clone(), {
+        every_byte.resize(3 << 20, 7);
+        every_byte
+    }] {
         let at = key(format!("{prefix}/{}", content.len()));
         store.put(&at, Bytes::from(content.clone()), PutMode::Always).await.unwrap();
         assert_eq!(store.head(&at).await.unwrap().unwrap().size, content.len() as u64);
@@ -63,7 +66,8 @@ async fn what_is_absent_is_none_and_not_an_error(store: &dyn Store, prefix: &str
 async fn ranges_are_clipped_to_the_object(store: &dyn Store, prefix: &str) {
     let at = key(format!("{prefix}/ten"));
     store.put(&at, Bytes::from_static(b"0123456789"), PutMode::Always).await.unwrap();
-    for (range, expected) in [(0..10, "0123456789"), (3..5, "34"), (8..99, "89"), (10..12, ""), (50..60, ""), (4..4, "")]
+    for (range, expected) in
+        [(0..10, "0123456789"), (3..5, "34"), (8..99, "89"), (10..12, ""), (50..60, ""), (4..4, "")]
     {
         let found = store.get_range(&at, range.clone()).await.unwrap().unwrap();
         assert_eq!(found, expected.as_bytes(), "{range:?}");
@@ -156,7 +160,8 @@ async fn a_listing_holds_every_key_below_the_prefix_in_order(store: &dyn Store, 
 
 async fn a_listing_of_more_than_one_page_is_whole(store: &dyn Store, prefix: &str) {
     let keys: Vec<String> = (0..1005).map(|n| format!("{prefix}/{n:05}")).collect();
-    let puts = keys.iter().map(|at| store.put(Box::leak(Box::new(key(at.as_str()))), Bytes::from("x"), PutMode::Always));
+    let puts =
+        keys.iter().map(|at| store.put(Box::leak(Box::new(key(at.as_str()))), Bytes::from("x"), PutMode::Always));
     futures::stream::iter(puts).buffer_unordered(32).try_collect::<Vec<_>>().await.unwrap();
     assert_eq!(names(store, &format!("{prefix}/"), None).await, keys);
     assert_eq!(names(store, &format!("{prefix}/"), Some(&keys[2])).await, keys[3..]);

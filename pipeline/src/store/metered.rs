@@ -57,7 +57,7 @@ impl<S: Store> Metered<S> {
     }
 
     /// A view of the counters that outlives the store's move behind other layers.
-    pub fn requests(&self) -> impl Fn() -> Requests + Send + Sync + 'static {
+    pub fn requests(&self) -> impl Fn() -> Requests + Send + Sync + use<S> {
         let counters = self.counters.clone();
         move || {
             let [put, get, head, list, delete] = &counters.0;

@@ -44,9 +44,8 @@ pub struct S3 {
 impl S3 {
     /// A client for that bucket. Nothing is sent yet.
     pub async fn open(settings: S3Settings) -> Self {
-        let http = HttpClient::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
+        let http =
+            HttpClient::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             // `Retrying` does it, so that there is one schedule and every attempt is counted.
