@@ -44,13 +44,15 @@ impl Directory {
     /// A store below `root`, which is made at the first write if its parent is there.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
+        let no_store = |message: &str| Error {
+            kind: ErrorKind::NoStore,
+            operation: "open",
+            target: root.display().to_string(),
+            message: message.into(),
+        };
         match fs::metadata(&root) {
-            Ok(meta) if !meta.is_dir() => Err(Error {
-                kind: ErrorKind::NoStore,
-                operation: "open",
-                target: root.display().to_string(),
-                message: "is a file, not a folder".into(),
-            }),
+            Ok(meta) if !meta.is_dir() => Err(no_store("is a file, not a folder")),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(no_store("leads through a file")),
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("open", root.display(), &e)),
             _ => Ok(Self { inner: Arc::new(Inner { root, scratch: std::sync::OnceLock::new() }) }),
         }
