@@ -49,7 +49,7 @@ pub struct ContentArgs {
     /// What parts are cut at; \n, \r, \t, \0 and \\ stand for the characters. A store keeps its separator.
     #[arg(long, env = "CHUNK_SEPARATOR", value_name = "TEXT", default_value = r"\n", value_parser = parse::separator)]
     pub chunk_separator: Separator,
-    /// More attribute keys that are content (`*` one segment, `{n}` a number, a last `**` any rest).
+    /// More attribute keys that are content, as patterns like those that `gravity keys` shows.
     #[arg(long, env = "CONTENT_KEYS", value_name = "PATTERN,...", value_delimiter = ',')]
     pub content_keys: Vec<String>,
     /// Keys that are not content after all.

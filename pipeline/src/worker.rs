@@ -113,6 +113,10 @@ impl Worker {
                     tokio::time::sleep(worker.settings.poll_interval).await;
                 }
                 let full = last_full.is_none_or(|at| at.elapsed() >= worker.settings.full_scan_interval);
+                if full {
+                    // Someone may have taken entries out of quarantine.
+                    worker.memory().quarantined.clear();
+                }
                 let pass = if full { intake.full_pass() } else { intake.poll() };
                 let last_full = if full { Some(Instant::now()) } else { last_full };
                 Some((pass, (worker, last_full, false)))

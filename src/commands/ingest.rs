@@ -8,8 +8,9 @@ use crate::progress::Progress;
 use crate::{shutdown, units};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
+use gravity_pipeline::ids::TraceId;
 use gravity_pipeline::index::{BatchKey, BatchReport, Committed};
-use gravity_pipeline::loose::LedgerEntry;
+use gravity_pipeline::loose::{LedgerEntry, TraceIndex};
 use gravity_pipeline::pipeline::{Batch, Pipeline};
 use gravity_pipeline::stages::ahead;
 use gravity_pipeline::store::{Requests, Store};
@@ -35,6 +36,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let OpenStore { store, requests } = args.store.open().await?;
     let pipeline = Arc::new(Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)).await?);
     let progress = Progress::of_bytes(total, quiet);
+    let location = store.location();
 
     let interrupted = stop.clone();
     let one = One { pipeline, store, progress: progress.clone(), again: args.again };
@@ -55,10 +57,12 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
                         let parts = index.parts().count() as u64;
                         format!("{} {}", index.trace_id, units::counted(parts, "part"))
                     })?;
-                    summary.example = Some(index.trace_id.to_string());
+                    summary.consider(&index);
                 }
                 Committed::Batch(report) => {
                     summary.add(&report);
+                    // Whoever reads our output need not wait for the batches that still come.
+                    out.flush()?;
                     progress.say(units::counted(summary.files, "file"));
                 }
             },
@@ -73,7 +77,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     out.flush()?;
     progress.finish();
     if !quiet {
-        summary.print(started.elapsed(), requests());
+        summary.print(started.elapsed(), requests(), &location);
     }
     if interrupted.is_cancelled() {
         return Err(Failure::Failed("interrupted: what is listed above is done; run it again for the rest".into()));
@@ -197,7 +201,8 @@ struct Summary {
     sums: LedgerEntry,
     upload: UploadSums,
     index_bytes: u64,
-    example: Option<String>,
+    /// The trace with the most parts, to try `reconstruct` on.
+    example: Option<(usize, TraceId)>,
 }
 
 impl Summary {
@@ -208,7 +213,11 @@ impl Summary {
         self.sums.add(&report.entry);
     }
 
-    fn print(&self, elapsed: Duration, requests: Requests) {
+    fn consider(&mut self, index: &TraceIndex) {
+        self.example = self.example.max(Some((index.parts().count(), index.trace_id)));
+    }
+
+    fn print(&self, elapsed: Duration, requests: Requests, store: &str) {
         let Self { sums, upload, .. } = self;
         let stored = upload.new_bytes + self.index_bytes;
         let seconds = elapsed.as_secs_f64();
@@ -254,8 +263,8 @@ impl Summary {
         if self.failed > 0 {
             eprintln!("{} failed, nothing of them was committed", units::counted(self.failed, "input"));
         }
-        if let (Some(trace), true) = (&self.example, std::io::stderr().is_terminal()) {
-            eprintln!("try: gravity reconstruct {trace}");
+        if let Some((_, trace)) = self.example {
+            eprintln!("read one back: gravity reconstruct --store {store} {trace}");
         }
     }
 }
