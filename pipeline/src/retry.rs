@@ -24,6 +24,9 @@ impl Default for Policy {
     }
 }
 
+/// Whoever watches wants to know why nothing happens for so long.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
 /// Runs `attempt` until it succeeds, fails with what is not `transient`, or the policy's time is used up.
 pub async fn retry<T, E, F>(
     policy: &Policy,
@@ -40,7 +43,10 @@ where
         .with_max_interval(policy.max_interval)
         .with_max_elapsed_time(Some(policy.max_elapsed))
         .build();
-    let notify = |error: E, pause: Duration| tracing::debug!(%error, ?pause, "trying again");
+    let notify = |error: E, pause: Duration| match pause < WORTH_TELLING {
+        true => tracing::debug!(%error, ?pause, "trying again"),
+        false => tracing::warn!(%error, ?pause, "trying again"),
+    };
     backoff::future::retry_notify(
         schedule,
         || {

@@ -41,7 +41,7 @@ struct Scratch {
 }
 
 impl Directory {
-    /// A store below `root`, which is made at the first write if its parent is there.
+    /// A store below `root`, which is made at the first write.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         let no_store = |message: &str| Error {
