@@ -163,7 +163,7 @@ async fn a_writer_leaves_no_temporary_files_behind() {
     let refused = store.put(&key("a/b"), Bytes::from("x"), PutMode::IfAbsent).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Precondition);
     drop(store);
-    assert_eq!(scratch_folders(folder.path()), [PathBuf::new(); 0]);
+    assert!(scratch_folders(folder.path()).is_empty());
 }
 
 #[cfg(target_os = "linux")]
