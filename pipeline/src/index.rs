@@ -5,7 +5,7 @@ use crate::decompress::RawTally;
 use crate::error::{Error, Result};
 use crate::hash::HashedPart;
 use crate::ids::TraceId;
-use crate::loose::{LedgerEntry, Paths, SpanEntry, TraceIndex};
+use crate::loose::{BatchSums, LedgerEntry, Paths, SpanEntry, TraceIndex};
 use crate::otlp::{DocumentTally, Record, SpanRecord};
 use crate::split::Separator;
 use crate::spool::{Spool, Spooled, StraySpool};
@@ -96,12 +96,14 @@ where
         };
         let entry = LedgerEntry {
             key,
-            raw_bytes: raw.bytes,
             raw_blake3: raw_blake3.to_string(),
-            document_bytes: raw.document_bytes,
-            documents: tallies.documents.documents(),
+            sums: BatchSums {
+                raw_bytes: raw.bytes,
+                document_bytes: raw.document_bytes,
+                documents: tallies.documents.documents(),
+                ..gathered.sums
+            },
             traces: gathered.traces.iter().map(|trace| trace.trace_id).collect(),
-            ..gathered.sums
         };
         indexer.put_strays(&entry.key, gathered.strays).await?;
         let report = BatchReport { entry, upload: gathered.upload, index_bytes: 0 };
@@ -115,7 +117,7 @@ struct Gathered {
     spool: Spool,
     traces: Vec<Spooled>,
     strays: StraySpool,
-    sums: LedgerEntry,
+    sums: BatchSums,
     upload: UploadSums,
 }
 
@@ -125,7 +127,7 @@ where
 {
     let mut spool = Spool::default();
     let (mut strays, mut upload) = (StraySpool::default(), UploadSums::default());
-    let mut sums = LedgerEntry::default();
+    let mut sums = BatchSums::default();
     let mut stored = std::pin::pin!(stored);
     while let Some(block) = stored.try_next().await? {
         let (records, uploaded) = block.into_parts();

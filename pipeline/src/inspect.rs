@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ids::TraceId;
-use crate::loose::{LEDGER, LedgerEntry, Paths, QUARANTINE, TraceIndex};
+use crate::loose::{BatchSums, LEDGER, LedgerEntry, Paths, QUARANTINE, TraceIndex};
 use crate::store::{Key, Store};
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -35,26 +35,9 @@ pub struct Inspection {
     pub quarantined_records: Folder,
     /// Sums over all batches.
     #[serde(flatten)]
-    pub sums: Sums,
+    pub sums: BatchSums,
     /// The largest traces, by the size of their index.
     pub largest: Vec<LargeTrace>,
-}
-
-/// Sums over all ledger entries.
-#[derive(Debug, Default, Serialize)]
-pub struct Sums {
-    /// Bytes of the raw files as they were read, compressed.
-    pub raw_bytes: u64,
-    /// Bytes of them decompressed.
-    pub document_bytes: u64,
-    /// Bytes of their content.
-    pub content_bytes: u64,
-    /// Spans.
-    pub spans: u64,
-    /// Content values.
-    pub parts: u64,
-    /// Chunks, repeats counted.
-    pub chunks: u64,
 }
 
 /// A trace, measured.
@@ -133,8 +116,8 @@ async fn folder(
     Ok(sum)
 }
 
-async fn ledger(store: &dyn Store, progress: &impl Fn(u64)) -> Result<(Folder, Sums)> {
-    let (mut folder, mut sums) = (Folder::default(), Sums::default());
+async fn ledger(store: &dyn Store, progress: &impl Fn(u64)) -> Result<(Folder, BatchSums)> {
+    let (mut folder, mut sums) = (Folder::default(), BatchSums::default());
     let entries = store
         .list(&format!("{LEDGER}/"), None)
         .map_ok(|meta| async move {
@@ -152,12 +135,7 @@ async fn ledger(store: &dyn Store, progress: &impl Fn(u64)) -> Result<(Folder, S
         let Some(entry) = entry else { continue };
         let corrupt = |e: serde_json::Error| crate::Error::Corrupt { key: meta.key.to_string(), reason: e.to_string() };
         let entry = entry.map_err(corrupt)?;
-        sums.raw_bytes += entry.raw_bytes;
-        sums.document_bytes += entry.document_bytes;
-        sums.content_bytes += entry.content_bytes;
-        sums.spans += entry.spans;
-        sums.parts += entry.parts;
-        sums.chunks += entry.chunks;
+        sums += entry.sums;
     }
     Ok((folder, sums))
 }

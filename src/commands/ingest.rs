@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
 use gravity_pipeline::ids::TraceId;
 use gravity_pipeline::index::{BatchKey, BatchReport, Committed};
-use gravity_pipeline::loose::{LedgerEntry, TraceIndex};
+use gravity_pipeline::loose::{BatchSums, TraceIndex};
 use gravity_pipeline::pipeline::{Batch, Pipeline};
 use gravity_pipeline::stages::ahead;
 use gravity_pipeline::store::{Requests, Store};
@@ -134,8 +134,8 @@ impl One {
         match &input.source {
             Source::Stdin => Ok(false),
             // The collector gives every object a key of its own.
-            Source::Object(..) => Ok(input.size == Some(entry.raw_bytes)),
-            Source::File(path) if input.size == Some(entry.raw_bytes) => {
+            Source::Object(..) => Ok(input.size == Some(entry.sums.raw_bytes)),
+            Source::File(path) if input.size == Some(entry.sums.raw_bytes) => {
                 let path = path.clone();
                 let hashed = tokio::task::spawn_blocking(move || {
                     let mut hasher = gravity_pipeline::blake3::Hasher::new();
@@ -198,7 +198,7 @@ struct Summary {
     skipped: u64,
     failed: u64,
     traces: u64,
-    sums: LedgerEntry,
+    sums: BatchSums,
     upload: UploadSums,
     index_bytes: u64,
     /// The trace with the most parts, to try `reconstruct` on.
@@ -210,7 +210,7 @@ impl Summary {
         self.files += 1;
         self.upload += report.upload;
         self.index_bytes += report.index_bytes;
-        self.sums.add(&report.entry);
+        self.sums += report.entry.sums;
     }
 
     fn consider(&mut self, index: &TraceIndex) {

@@ -30,23 +30,24 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
             Outcome::Settled => tracing::debug!(%batch, "nothing to do"),
             Outcome::Committed(report, took) => {
                 committed += 1;
-                quarantined += report.entry.strays;
+                let sums = report.entry.sums;
+                quarantined += sums.strays;
                 tracing::info!(
                     %batch,
                     outcome = "committed",
                     seconds = took.as_secs_f64(),
-                    raw_bytes = report.entry.raw_bytes,
-                    document_bytes = report.entry.document_bytes,
-                    content_bytes = report.entry.content_bytes,
+                    raw_bytes = sums.raw_bytes,
+                    document_bytes = sums.document_bytes,
+                    content_bytes = sums.content_bytes,
                     traces = report.entry.traces.len(),
-                    spans = report.entry.spans,
-                    parts = report.entry.parts,
-                    chunks = report.entry.chunks,
+                    spans = sums.spans,
+                    parts = sums.parts,
+                    chunks = sums.chunks,
                     new_blobs = report.upload.new_blobs,
                     known_blobs = report.upload.known_blobs,
                     new_bytes = report.upload.new_bytes,
                     index_bytes = report.index_bytes,
-                    strays = report.entry.strays,
+                    strays = sums.strays,
                 );
             }
             Outcome::Quarantined(error) => {

@@ -9,7 +9,7 @@ mod quarantine;
 
 pub use blobs::{Blobs, Ensured};
 pub use index_file::{PartEntry, SpanEntry, TraceIndex};
-pub use ledger::LedgerEntry;
+pub use ledger::{BatchSums, LedgerEntry};
 pub use marker::{Layout, Marker};
 pub use quarantine::{QuarantinedBatch, StrayLine};
 
