@@ -19,7 +19,7 @@ impl Progress {
 
     /// Objects looked at.
     pub fn of_objects(quiet: bool) -> Self {
-        Self::new(None, "{spinner} {human_pos} objects {msg} {per_sec}", quiet)
+        Self::new(None, "{spinner} {human_pos} objects {msg}", quiet)
     }
 
     fn new(total: Option<u64>, template: &str, quiet: bool) -> Self {

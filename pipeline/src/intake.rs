@@ -49,6 +49,10 @@ impl Intake {
     /// The batches of the newest folders that are not in the ledger.
     pub fn poll(&self) -> BoxStream<'static, Result<Meta>> {
         let ranges = self.seen().ranges();
+        if ranges.is_empty() {
+            // The store was empty so far: the first batch may come into any folder.
+            return self.full_pass();
+        }
         let store = self.store.clone();
         let listed = stream::iter(ranges)
             .map(move |(stem, after)| store.list(&stem, Some(&after)).map_err(Into::into))
