@@ -1,0 +1,23 @@
+//! Any bytes in the place of a protobuf record, with the lengths of a request around them.
+#![no_main]
+
+use gravity_pipeline_fuzz::whole_and_in_pieces;
+use libfuzzer_sys::fuzz_target;
+
+fn message(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    let mut length = content.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(content);
+    out
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [piece, record @ ..] = input else { return };
+    let request = message(0x0a, &message(0x12, &message(0x12, record)));
+    whole_and_in_pieces(&request, usize::from(*piece));
+});
