@@ -415,6 +415,13 @@ mod encodings {
     }
 
     #[test]
+    fn a_json_value_that_is_nested_too_deeply_beyond_the_limit_is_too_large_however_it_arrives() {
+        let limits = FrameLimits { max_record_bytes: 1_000 };
+        let document = json_request(&format!(r#"{{"x":"{}","y":{}"#, "x".repeat(2_000), "[".repeat(200)));
+        assert!(refused_within(document.as_bytes(), limits).reason.contains("MAX_SPAN_BYTES"));
+    }
+
+    #[test]
     fn a_protobuf_record_over_the_limit_is_refused_where_it_begins() {
         let limits = FrameLimits { max_record_bytes: 10_000 };
         let large = protobuf_span(&[7; 16], &[pair("input.value", string(&"x".repeat(10_000)))]);

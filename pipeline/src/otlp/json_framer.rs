@@ -153,6 +153,7 @@ impl JsonFramer {
         loop {
             if let Some(skip) = &mut self.skip {
                 match skip.end(&window.bytes) {
+                    Err(_) if skip.seen > window.limits.max_record_bytes => return Err(window.too_large()),
                     Err(reason) => return Err(window.error(skip.seen, reason)),
                     Ok(None) if window.bytes.len() > window.limits.max_record_bytes => return Err(window.too_large()),
                     Ok(None) => return Ok(()),
