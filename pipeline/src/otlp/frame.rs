@@ -285,6 +285,11 @@ mod tests {
             (r#"{"resourceSpans":[1]}"#, "byte 18: expected an object, found `1`"),
             (r#"{"resourceSpans":[]}x"#, "byte 20: expected a document or the end, found `x`"),
             (r#"{"resourceSpans":[],"resourceSpans":[]}"#, "byte 20: resourceSpans stands twice in one object"),
+            (
+                r#"{"resourceSpans":[],"resourceLogs":[],"resourceSpans":[]}"#,
+                "byte 38: resourceSpans stands twice in one object",
+            ),
+            ("{\"resourceSpans\":[],\"x\":[1,\n2,\n  tru]}", "byte 36: not JSON: expected ident"),
             (r#"{"resourceSpans":[] "b":1}"#, "byte 20: expected `,` or the end of the object or array, found `\"`"),
         ] {
             assert_eq!(error(input.as_bytes()), format!("parse, {expected}"), "{input}");

@@ -1,7 +1,7 @@
 //! Reads a record in OTLP JSON (OTLP specification, "JSON Protobuf Encoding").
 
 use super::any::Any;
-use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawSpan, Text};
+use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawSpan, Text, saturated};
 use crate::ids::{Id, SpanId};
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -22,7 +22,7 @@ pub(super) fn span(bytes: &[u8]) -> Result<RawSpan<'_>, DecodeError> {
         start: json.start_time_unix_nano.0,
         end: json.end_time_unix_nano.0,
         attributes: key_values(json.attributes),
-        dropped_attributes: json.dropped_attributes_count.0 as u32,
+        dropped_attributes: saturated(json.dropped_attributes_count.0),
         events: json
             .events
             .0
@@ -43,7 +43,7 @@ pub(super) fn log(bytes: &[u8]) -> Result<RawLog<'_>, DecodeError> {
         time: if time == 0 { observed } else { time },
         body: json.body,
         attributes: key_values(json.attributes),
-        dropped_attributes: json.dropped_attributes_count.0 as u32,
+        dropped_attributes: saturated(json.dropped_attributes_count.0),
     })
 }
 
@@ -52,13 +52,19 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
         return Err(DecodeError { at: e.valid_up_to(), reason: "not UTF-8, so not JSON".into() });
     }
     serde_json::from_slice(bytes).map_err(|e| {
-        let lines = bytes.split_inclusive(|&b| b == b'\n').take(e.line().saturating_sub(1));
-        let at = lines.map(<[u8]>::len).sum::<usize>() + e.column().saturating_sub(1);
-        // The line and column are within the record and would mislead: the offset is given instead.
-        let reason = e.to_string();
-        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+        let (at, reason) = place(bytes, &e);
         DecodeError { at, reason: format!("not an OTLP record: {reason}") }
     })
+}
+
+/// Where in `bytes` an error is, and what it says without its line and column: they count from the beginning of a
+/// piece of the batch, and would mislead.
+pub(super) fn place(bytes: &[u8], error: &serde_json::Error) -> (usize, String) {
+    let lines = bytes.split_inclusive(|&b| b == b'\n').take(error.line().saturating_sub(1));
+    let at = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    (at, reason.to_owned())
 }
 
 fn id<const N: usize>(hex: &JsonText<'_>) -> MaybeId<Id<N>> {

@@ -1,6 +1,7 @@
 //! Walks OTLP JSON down to the records, byte by byte where it is structure and with `memchr` where it is text.
 
 use super::frame::{Encoding, Window};
+use super::json::place;
 use crate::error::InputError;
 use memchr::memchr2;
 
@@ -23,6 +24,13 @@ enum Expect {
 enum Signal {
     Spans,
     Logs,
+}
+
+/// Which structural keys an object had.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Had {
+    spans: bool,
+    logs: bool,
 }
 
 /// The way down: objects and arrays take turns. Level 1 is the document, 2 the array of resources, 3 a resource,
@@ -53,7 +61,7 @@ pub(super) struct JsonFramer {
     /// The key whose value is next, in an object.
     key: Vec<u8>,
     /// Per level, which structural keys the object had: a second one would be ambiguous.
-    had: [Option<Signal>; RECORDS + 1],
+    had: [Had; RECORDS + 1],
     /// The document had a key that is not OTLP's, or none at all.
     document_at: u64,
     document_keys: u32,
@@ -68,7 +76,7 @@ impl Default for JsonFramer {
             level: 0,
             signal: Signal::Spans,
             key: Vec::new(),
-            had: [None; RECORDS + 1],
+            had: [Had::default(); RECORDS + 1],
             document_at: 0,
             document_keys: 0,
             documents: 0,
@@ -229,13 +237,13 @@ impl JsonFramer {
     fn enter(&mut self, window: &mut Window, expect: Expect) {
         window.skip(1);
         self.level += 1;
-        self.had[self.level] = None;
+        self.had[self.level] = Had::default();
         self.expect = expect;
     }
 
     fn leave(&mut self, window: &mut Window) -> Result<(), InputError> {
         if self.level == 1 {
-            if self.document_keys > 0 && self.had[1].is_none() {
+            if self.document_keys > 0 && self.had[1] == Had::default() {
                 let reason = "a JSON document without resourceSpans or resourceLogs is not OTLP";
                 return Err(InputError::parse(self.document_at, reason));
             }
@@ -257,8 +265,10 @@ impl JsonFramer {
         let text = std::str::from_utf8(&window.bytes[..length])
             .map_err(|e| window.error(e.valid_up_to(), "not UTF-8, so not JSON"))?;
         if purpose == Purpose::Ignore {
-            serde_json::from_str::<serde::de::IgnoredAny>(text)
-                .map_err(|e| window.error(e.column().saturating_sub(1), format!("not JSON: {e}")))?;
+            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| {
+                let (at, reason) = place(text.as_bytes(), &e);
+                window.error(at, format!("not JSON: {reason}"))
+            })?;
             window.skip(length);
             self.expect = Expect::AfterValue;
             return Ok(());
@@ -272,11 +282,14 @@ impl JsonFramer {
             }
         }
         if let Some(signal) = structural(self.level, &self.key) {
-            if self.had[self.level] == Some(signal) {
+            let had = match signal {
+                Signal::Spans => &mut self.had[self.level].spans,
+                Signal::Logs => &mut self.had[self.level].logs,
+            };
+            if std::mem::replace(had, true) {
                 let key = String::from_utf8_lossy(&self.key);
                 return Err(window.error(0, format!("{key} stands twice in one object")));
             }
-            self.had[self.level] = Some(signal);
         }
         window.skip(length);
         self.expect = Expect::Colon;

@@ -23,6 +23,8 @@ pub enum RawRecord<'a> {
     Span(RawSpan<'a>),
     /// A log record.
     Log(RawLog<'a>),
+    /// Neither, as far as its fields tell.
+    Unknown,
 }
 
 /// An id, or what stood in its place.
@@ -77,6 +79,11 @@ pub struct RawLog<'a> {
     pub attributes: Vec<KeyValue<'a>>,
     /// Attributes that the producer threw away.
     pub dropped_attributes: u32,
+}
+
+/// OTLP counts dropped attributes in 32 bits; more than that is told as the most.
+pub(super) fn saturated(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Why a record could not be read.

@@ -1,7 +1,7 @@
 //! Reads a record in OTLP protobuf (opentelemetry-proto, `trace/v1`, `logs/v1`, `common/v1`).
 
 use super::any::Any;
-use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawRecord, RawSpan, Text};
+use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawRecord, RawSpan, Text, saturated};
 use crate::ids::Id;
 
 /// How a field's value is written (protobuf encoding, "Message Structure").
@@ -151,7 +151,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
             _ => {}
         }
     }
-    Err(whole.error("a record that is neither a span nor a log record"))
+    Ok(RawRecord::Unknown)
 }
 
 fn absent<T>() -> MaybeId<T> {
@@ -179,7 +179,7 @@ fn span(mut message: Message<'_>) -> Result<RawSpan<'_>, DecodeError> {
             (7, Value::I64(time)) => span.start = time,
             (8, Value::I64(time)) => span.end = time,
             (9, Value::Len(attribute)) => span.attributes.push(key_value(attribute)?),
-            (10, Value::Varint(count)) => span.dropped_attributes = count as u32,
+            (10, Value::Varint(count)) => span.dropped_attributes = saturated(count),
             (11, Value::Len(event)) => span.events.push(self::event(event)?),
             (1 | 2 | 4 | 5 | 7..=11, _) => return Err(message.error("a span's field of the wrong type")),
             _ => {}
@@ -217,7 +217,7 @@ fn log(mut message: Message<'_>) -> Result<RawLog<'_>, DecodeError> {
             (1, Value::I64(time)) => log.time = time,
             (5, Value::Len(body)) => log.body = any(body)?,
             (6, Value::Len(attribute)) => log.attributes.push(key_value(attribute)?),
-            (7, Value::Varint(count)) => log.dropped_attributes = count as u32,
+            (7, Value::Varint(count)) => log.dropped_attributes = saturated(count),
             (9, Value::Len(id)) => log.trace_id = id.id(),
             (10, Value::Len(id)) => log.span_id = id.optional_id(),
             (11, Value::I64(time)) => observed = time,

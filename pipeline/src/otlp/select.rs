@@ -107,6 +107,7 @@ pub(super) fn select(raw: RawRecord<'_>, frame: &Frame, keys: &ContentKeys) -> R
     let picked = match raw {
         RawRecord::Span(span) => picker.span(span).map(Record::Span),
         RawRecord::Log(log) => picker.log(log),
+        RawRecord::Unknown => Err("neither a span nor a log record, as far as its fields tell".into()),
     };
     picked.unwrap_or_else(|reason| {
         Record::Stray(Stray {

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio_util::io::ReaderStream;
@@ -20,6 +21,8 @@ use tokio_util::io::ReaderStream;
 const OWN: &str = ".gravity";
 /// Conditional writes to different keys seldom wait for each other with this many locks.
 const LOCKS: u8 = 64;
+/// Forgetting one costs an fsync, nothing else.
+const REMEMBERED_FOLDERS: usize = 10_000;
 const READ_BUFFER: usize = 256 << 10;
 
 /// Objects as files below one folder.
@@ -31,6 +34,8 @@ struct Inner {
     root: PathBuf,
     /// Made at the first write, so that a reader needs no permission to write.
     scratch: std::sync::OnceLock<Scratch>,
+    /// Folders whose entry in the folder above is known to be durable.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 /// This process's temporary files. The lock is held as long as the process lives, so whoever can take it knows that
@@ -54,7 +59,9 @@ impl Directory {
             Ok(meta) if !meta.is_dir() => Err(no_store("is a file, not a folder")),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(no_store("leads through a file")),
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("open", root.display(), &e)),
-            _ => Ok(Self { inner: Arc::new(Inner { root, scratch: std::sync::OnceLock::new() }) }),
+            _ => Ok(Self {
+                inner: Arc::new(Inner { root, scratch: std::sync::OnceLock::new(), durable: Mutex::default() }),
+            }),
         }
     }
 
@@ -93,7 +100,9 @@ impl Inner {
         if let Some(scratch) = self.scratch.get() {
             return Ok(scratch.folder.path());
         }
-        let scratch = Scratch::new(&self.root)?;
+        let all = self.root.join(OWN).join("tmp");
+        self.create_folders(&all)?;
+        let scratch = Scratch::new(&all)?;
         Ok(self.scratch.get_or_init(|| scratch).folder.path())
     }
 
@@ -102,7 +111,7 @@ impl Inner {
         let mut temporary = tempfile::Builder::new().tempfile_in(self.scratch()?)?;
         temporary.write_all(body)?;
         temporary.as_file().sync_data()?;
-        create_folders(folder)?;
+        self.create_folders(folder)?;
         let _lock = match mode {
             PutMode::Always => None,
             PutMode::IfAbsent | PutMode::IfMatch(_) => Some(self.lock(path)?),
@@ -126,11 +135,37 @@ impl Inner {
     /// Taken by whatever changes an object on a condition, released when dropped.
     fn lock(&self, path: &Path) -> io::Result<File> {
         let folder = self.root.join(OWN).join("locks");
-        fs::create_dir_all(&folder)?;
+        self.create_folders(&folder)?;
         let shard = blake3::hash(path.as_os_str().as_encoded_bytes()).as_bytes()[0] % LOCKS;
         let lock = File::options().create(true).truncate(false).write(true).open(folder.join(format!("{shard:02}")))?;
         lock.lock()?;
         Ok(lock)
+    }
+
+    /// Makes `folder` and what is missing above it, durably. A folder that is there may have been made by another
+    /// process a moment ago, so the folder above it is synced once by every process.
+    fn create_folders(&self, folder: &Path) -> io::Result<()> {
+        let Some(above) = folder.parent() else { return Ok(()) };
+        // The set is whole between any two statements that could panic.
+        let durable = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if folder.as_os_str().is_empty() || durable().contains(folder) {
+            return Ok(());
+        }
+        let outside = self.root.starts_with(folder) && folder != self.root;
+        if outside && folder.is_dir() {
+            return Ok(());
+        }
+        self.create_folders(above)?;
+        match fs::create_dir(folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_folder(above)?,
+        }
+        let mut durable = durable();
+        if durable.len() >= REMEMBERED_FOLDERS {
+            durable.clear();
+        }
+        durable.insert(folder.to_owned());
+        Ok(())
     }
 
     fn meta(&self, key: &Key, meta: &fs::Metadata) -> Meta {
@@ -139,11 +174,9 @@ impl Inner {
 }
 
 impl Scratch {
-    fn new(root: &Path) -> io::Result<Self> {
-        let all = root.join(OWN).join("tmp");
-        fs::create_dir_all(&all)?;
-        remove_abandoned(&all);
-        let folder = tempfile::Builder::new().prefix("w").tempdir_in(&all)?;
+    fn new(all: &Path) -> io::Result<Self> {
+        remove_abandoned(all);
+        let folder = tempfile::Builder::new().prefix("w").tempdir_in(all)?;
         let alive = File::create(folder.path().join("alive"))?;
         alive.lock()?;
         Ok(Self { folder, _alive: alive })
@@ -167,22 +200,6 @@ fn remove_abandoned(all: &Path) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-}
-
-/// Makes `folder` and what is missing above it, durably.
-fn create_folders(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = folder.parent() {
-        create_folders(above)?;
-        match fs::create_dir(folder) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-        sync_folder(above)?;
-    }
-    Ok(())
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
@@ -293,6 +310,7 @@ impl Store for Directory {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         let removed = self.blocking("delete", key, |inner, path| {
+            fs::metadata(path).map_err(mark_missing)?;
             let _lock = inner.lock(path)?;
             fs::remove_file(path).map_err(mark_missing)?;
             sync_folder(path.parent().unwrap_or(&inner.root))
