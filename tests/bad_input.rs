@@ -156,6 +156,22 @@ fn bytes_that_are_not_utf8() {
 }
 
 #[test]
+fn a_value_that_is_none_or_two() {
+    for value in
+        [r#"{"stringValue":"a","stringValue":"b"}"#, r#"{"stringValue":"a","intValue":"1"}"#, r#"{"bytesValue":"!!"}"#]
+    {
+        let attributes = format!(r#""attributes":[{{"key":"input.value","value":{value}}}]"#);
+        let span = span(9, 9).json().replace(r#""attributes":[]"#, &attributes);
+        refused(&document_around(span.as_bytes()), &["parse, byte ", "not an OTLP record"]);
+    }
+}
+
+#[test]
+fn more_blanks_than_any_document_begins_with() {
+    refused(&[&[b' '; 200_000][..], &batch("x")].concat(), &["parse, byte 0", "no document begins"]);
+}
+
+#[test]
 fn a_span_over_the_limit() {
     let large = batch(&"x".repeat(2000));
     refused_with(&large, &["parse, byte ", "more than 1000 bytes", "MAX_SPAN_BYTES"], &[("MAX_SPAN_BYTES", "1000")]);

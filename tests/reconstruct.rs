@@ -60,6 +60,33 @@ fn a_lone_surrogate_comes_back_as_its_three_bytes_and_as_its_escape_in_json() {
 }
 
 #[test]
+fn bytes_that_are_no_text_come_back_exactly_and_as_base64_in_json() {
+    let place = Place::new();
+    let attributes = serde_json::json!([{"key": "input.value", "value": {"bytesValue": "AP8KgA=="}}]);
+    place.ingest(document(&[span(1, 1).with("attributes", attributes)]).as_bytes()).exits(0);
+    assert_eq!(place.content(&trace(1)), b"\x00\xff\n\x80");
+    let lines = reconstruct(&place, &["--json"]).exits(0).lines();
+    assert_eq!((&lines[0]["content_base64"], &lines[0]["content"]), (&"AP8KgA==".into(), &serde_json::Value::Null));
+}
+
+#[test]
+fn an_array_or_a_list_of_pairs_comes_back_as_its_json() {
+    let place = Place::new();
+    let pairs = serde_json::json!({"values": [{"key": "k", "value": {"boolValue": true}}]});
+    let values = serde_json::json!([{"stringValue": "x"}, {"intValue": "5"}, {"kvlistValue": pairs}]);
+    let attributes = serde_json::json!([{"key": "input.value", "value": {"arrayValue": {"values": values}}}]);
+    place.ingest(document(&[span(1, 1).with("attributes", attributes)]).as_bytes()).exits(0);
+    assert_eq!(place.content(&trace(1)), br#"["x",5,{"k":true}]"#);
+}
+
+#[test]
+fn an_attribute_that_stands_twice_comes_back_twice() {
+    let place = Place::new();
+    place.ingest(document(&[span(1, 1).input("a").input("b")]).as_bytes()).exits(0);
+    assert_eq!(place.content(&trace(1)), b"a\nb");
+}
+
+#[test]
 fn stderr_has_a_header_and_a_sum_and_stdout_nothing_but_the_content() {
     let place = two_spans();
     let ran = reconstruct(&place, &[]).exits(0);
