@@ -158,6 +158,8 @@ impl Inner {
         self.create_folders(above)?;
         match fs::create_dir(folder) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            // A file in the way must not be remembered: it may be taken away.
+            Err(_) if !folder.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
             _ => sync_folder(above)?,
         }
         let mut durable = durable();
