@@ -24,6 +24,10 @@ fn write_batches(place: &Place, dice: &mut Dice) {
     }
 }
 
+fn batches_done(place: &Place) -> usize {
+    fs::read_dir(place.data().join("batches/raw-spans/dt=1")).into_iter().flatten().count()
+}
+
 fn temporary_folders(place: &Place) -> usize {
     fs::read_dir(place.data().join(".gravity/tmp")).into_iter().flatten().count()
 }
@@ -33,23 +37,26 @@ fn a_store_is_whole_after_every_kill_and_complete_after_the_last_run() {
     for seed in [1, 2, 3] {
         let undisturbed = Place::new();
         write_batches(&undisturbed, &mut Dice::new(seed));
-        let began = Instant::now();
         undisturbed.run("worker", &["--once"]).exits(0);
-        let whole_run = began.elapsed();
 
         let place = Place::new();
         let mut dice = Dice::new(seed);
         write_batches(&place, &mut dice);
         let mut killed_in_the_middle = 0;
-        for _ in 0..8 {
+        // Each round is killed a few milliseconds after it has done a few more batches; the first one before any.
+        for round in 0..8 {
             let mut worker = start(place.command("worker").arg("--once"));
-            std::thread::sleep(whole_run.mul_f64(dice.roll(1000) as f64 / 2000.0));
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while batches_done(&place) < round * BATCHES / 10 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_micros(dice.roll(8000)));
             worker.kill().unwrap();
             finish(worker);
             let done = place.store().check().keys("batches").len();
             killed_in_the_middle += usize::from(done > 0 && done < BATCHES);
         }
-        assert!(killed_in_the_middle > 0, "seed {seed}: no kill came in the middle; let the rounds be shorter");
+        assert!(killed_in_the_middle > 0, "seed {seed}: no kill came in the middle");
         place.run("worker", &["--once"]).exits(0);
         assert_eq!(place.store().check(), &undisturbed.store(), "seed {seed}");
     }
