@@ -337,6 +337,16 @@ mod encodings {
     }
 
     #[test]
+    fn a_protobuf_record_that_is_neither_span_nor_log_becomes_a_stray_and_not_the_batchs_end() {
+        let good = protobuf_span(&[1; 16], &[]);
+        let records = parsed(&request(&[vec![], good]), 10);
+        assert_eq!(records.len(), 2);
+        let stray = strays(records).remove(0);
+        assert_eq!(stray.reason, "neither a span nor a log record, as far as its fields tell");
+        assert_eq!(stray.bytes, "");
+    }
+
+    #[test]
     fn ids_that_are_missing_or_all_zero_make_a_stray_too() {
         for bad in [
             r#"{}"#,

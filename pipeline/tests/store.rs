@@ -217,6 +217,14 @@ async fn reading_a_store_that_is_not_there_finds_nothing_and_makes_nothing() {
 }
 
 #[tokio::test]
+async fn deleting_from_a_store_that_is_not_there_makes_nothing() {
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("store");
+    Directory::open(&root).unwrap().delete(&key("a/b")).await.unwrap();
+    assert!(!root.exists());
+}
+
+#[tokio::test]
 async fn names_that_leave_the_folder_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = Directory::open(folder.path().join("store")).unwrap();
