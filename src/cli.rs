@@ -1,7 +1,8 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
 use crate::config::{ContentArgs, LimitArgs, PriceArgs, StoreArgs, parse};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
 
 /// Keeps every LLM trace for good, byte for byte.
@@ -22,6 +23,20 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Parses the command line and the environment, or ends with a usage error.
+pub fn parse() -> Cli {
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
+}
+
+/// A variable that is set to nothing is not set: compose files pass such variables on.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// How much is logged, and how.
@@ -136,10 +151,10 @@ pub struct WorkerArgs {
     #[arg(long)]
     pub once: bool,
     /// Pause between two looks for new batches.
-    #[arg(long, env = "POLL_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = parse::duration("POLL_INTERVAL"))]
+    #[arg(long, env = "POLL_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = parse::pause("POLL_INTERVAL"))]
     pub poll_interval: Duration,
     /// Pause between two full passes, which find what came late into an old hour.
-    #[arg(long, env = "FULL_SCAN_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::duration("FULL_SCAN_INTERVAL"))]
+    #[arg(long, env = "FULL_SCAN_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::pause("FULL_SCAN_INTERVAL"))]
     pub full_scan_interval: Duration,
     /// Batches processed at a time.
     #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]

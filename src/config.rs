@@ -4,7 +4,7 @@ use crate::exit::Failure;
 use clap::Args;
 use gravity_pipeline::decompress;
 use gravity_pipeline::keys::ContentKeys;
-use gravity_pipeline::loose::Paths;
+use gravity_pipeline::loose::{LEDGER, Paths, QUARANTINE};
 use gravity_pipeline::otlp::FrameLimits;
 use gravity_pipeline::pipeline::Settings;
 use gravity_pipeline::retry;
@@ -23,7 +23,7 @@ pub struct StoreArgs {
     #[arg(long, env = "S3_BUCKET", value_name = "NAME")]
     pub s3_bucket: Option<String>,
     /// The bucket's region [default: AWS_REGION or the profile's].
-    #[arg(long, env = "S3_REGION", value_name = "REGION")]
+    #[arg(long, env = "S3_REGION", value_name = "REGION", value_parser = parse::region)]
     pub s3_region: Option<String>,
     /// Another S3 server than AWS.
     #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL", value_parser = parse::endpoint)]
@@ -104,8 +104,8 @@ pub struct OpenStore {
 impl StoreArgs {
     /// Opens the store.
     pub async fn open(&self) -> Result<OpenStore, Failure> {
-        let location = match (non_empty(&self.store), non_empty(&self.s3_bucket)) {
-            (Some(store), _) => store.to_owned(),
+        let location = match (&self.store, &self.s3_bucket) {
+            (Some(store), _) => store.clone(),
             (None, Some(bucket)) => format!("s3://{bucket}"),
             (None, None) => "./gravity-data".to_owned(),
         };
@@ -119,14 +119,15 @@ impl StoreArgs {
         }
         if let Some(rest) = location.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if bucket.is_empty() {
-                return Err(Failure::Usage(format!("store {location:?}: s3:// must be followed by a bucket")));
+            if !is_bucket(bucket) {
+                let rule = "a bucket's name is 3 to 255 letters, digits, `.`, `-` and `_`";
+                return Err(Failure::Usage(format!("store {location:?} (--store, S3_BUCKET): {rule}")));
             }
             let settings = S3Settings {
                 bucket: bucket.into(),
                 prefix: prefix.trim_matches('/').into(),
-                region: non_empty(&self.s3_region).map(Into::into),
-                endpoint: non_empty(&self.endpoint_url).map(Into::into),
+                region: self.s3_region.clone(),
+                endpoint: self.endpoint_url.clone(),
             };
             return Ok(ready(S3::open(settings).await));
         }
@@ -137,19 +138,34 @@ impl StoreArgs {
     }
 
     /// The folders.
-    pub fn paths(&self) -> Paths {
-        Paths {
+    ///
+    /// # Errors
+    /// If one lies in another: what one holds would be taken for the other.
+    pub fn paths(&self) -> Result<Paths, Failure> {
+        let paths = Paths {
             raw_spans: self.raw_spans_path.clone(),
             blobs: self.blobs_path.clone(),
             indexes: self.indexes_path.clone(),
+        };
+        let ours =
+            [("RAW_SPANS_PATH", &*paths.raw_spans), ("BLOBS_PATH", &*paths.blobs), ("INDEXES_PATH", &*paths.indexes)];
+        let fixed = [("the ledger", LEDGER), ("the quarantine", QUARANTINE), ("the store's own folder", ".gravity")];
+        for (at, (name, folder)) in ours.iter().enumerate() {
+            for (other, taken) in ours[..at].iter().chain(&fixed) {
+                let lies_in = |a: &str, b: &str| a == b || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+                if lies_in(folder, taken) || lies_in(taken, folder) {
+                    return Err(Failure::Usage(format!("{name}={folder:?} overlaps {other}, {taken:?}")));
+                }
+            }
         }
+        Ok(paths)
     }
 }
 
 /// Everything the pipeline is told.
-pub fn settings(store: &StoreArgs, content: &ContentArgs, limits: &LimitArgs) -> Settings {
-    Settings {
-        paths: store.paths(),
+pub fn settings(store: &StoreArgs, content: &ContentArgs, limits: &LimitArgs) -> Result<Settings, Failure> {
+    Ok(Settings {
+        paths: store.paths()?,
         separator: content.chunk_separator.clone(),
         keys: ContentKeys::new(content.content_keys.clone(), content.exclude_keys.clone()),
         decompress: decompress::Limits { max_bytes: limits.max_batch_bytes, max_ratio: limits.max_ratio as u64 },
@@ -158,12 +174,11 @@ pub fn settings(store: &StoreArgs, content: &ContentArgs, limits: &LimitArgs) ->
         known_budget: usize::try_from(limits.known_chunks_bytes).unwrap_or(usize::MAX),
         max_index_bytes: limits.max_index_bytes,
         ..Settings::default()
-    }
+    })
 }
 
-/// A variable that is set to nothing is not set.
-fn non_empty(value: &Option<String>) -> Option<&str> {
-    value.as_deref().filter(|value| !value.is_empty())
+fn is_bucket(name: &str) -> bool {
+    (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
 }
 
 fn ready<S: Store>(store: S) -> OpenStore {
@@ -191,6 +206,22 @@ pub mod parse {
             let seconds = value.trim().parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
             let time = seconds.or_else(|| humantime::parse_duration(value.trim()).ok());
             time.ok_or_else(|| format!("{name} must be a time such as 5, 500ms or 1h, not {value:?}"))
+        }
+    }
+
+    /// A time that is not nothing: requests are paid for.
+    pub fn pause(name: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+        move |value| match duration(name)(value)? {
+            Duration::ZERO => Err(format!("{name} must be more than nothing, not {value:?}")),
+            pause => Ok(pause),
+        }
+    }
+
+    /// A region's name.
+    pub fn region(value: &str) -> Result<String, String> {
+        match value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            true => Ok(value.to_owned()),
+            false => Err(format!("S3_REGION must be a region such as eu-central-1, not {value:?}")),
         }
     }
 
@@ -237,11 +268,13 @@ pub mod parse {
         value.parse().map_err(|e| format!("CHUNK_SEPARATOR={value:?}: {e}"))
     }
 
-    /// An HTTP address; empty for AWS itself.
+    /// An HTTP address.
     pub fn endpoint(value: &str) -> Result<String, String> {
-        if value.is_empty() || value.starts_with("http://") || value.starts_with("https://") {
-            return Ok(value.to_owned());
+        let host = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
+        match host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace))
+        {
+            true => Ok(value.to_owned()),
+            false => Err(format!("AWS_ENDPOINT_URL must be an address such as http://127.0.0.1:8333, not {value:?}")),
         }
-        Err(format!("AWS_ENDPOINT_URL must begin with http:// or https://, not {value:?}"))
     }
 }

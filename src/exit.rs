@@ -1,5 +1,6 @@
 //! How a command ends: 0 done, 1 failed, 2 usage, 3 done but something went to quarantine.
 
+use crate::say;
 use gravity_pipeline::{Error, store};
 use std::process::ExitCode;
 
@@ -59,15 +60,11 @@ impl Failure {
 
 /// Tells the user, and gives the exit code.
 pub fn report(failure: &Failure) -> ExitCode {
-    match failure {
-        Failure::ReaderGone => ExitCode::SUCCESS,
-        Failure::Usage(message) => {
-            eprintln!("gravity: {message}");
-            ExitCode::from(2)
-        }
-        Failure::Failed(message) => {
-            eprintln!("gravity: {message}");
-            ExitCode::from(1)
-        }
-    }
+    let (message, code) = match failure {
+        Failure::ReaderGone => return ExitCode::SUCCESS,
+        Failure::Usage(message) => (message, 2),
+        Failure::Failed(message) => (message, 1),
+    };
+    say::fail(message);
+    ExitCode::from(code)
 }

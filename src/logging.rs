@@ -1,11 +1,13 @@
 //! Log lines on stderr, never content and never credentials.
 
 use crate::cli::{LogArgs, LogFormat};
+use crate::say;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging.
 pub fn init(args: &LogArgs) {
+    say::init(args.log_format);
     let level = match (args.quiet, args.verbose) {
         (true, _) => "error",
         (false, 0) => "warn,gravity=info",
@@ -21,6 +23,8 @@ pub fn init(args: &LogArgs) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Its way of telling that stderr is gone is to write to stderr.
+        .log_internal_errors(false)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {

@@ -7,14 +7,14 @@ mod exit;
 mod inputs;
 mod logging;
 mod progress;
+mod say;
 mod shutdown;
 mod units;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::parse();
     logging::init(&cli.logging);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -88,11 +88,11 @@ impl Intake {
     /// Which of these, all from one folder and in order, are in the ledger.
     async fn done(&self, group: &[Meta]) -> Result<HashSet<String>> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(HashSet::new()) };
-        let (folder, _) = folder_and_name(first.key.as_str());
-        let last = self.paths.ledger(last.key.as_str());
+        let (first, last) = (self.paths.ledger(first.key.as_str()), self.paths.ledger(last.key.as_str()));
+        let (folder, _) = folder_and_name(first.as_str());
         // Just before the first one's entry: its name without the suffix sorts there.
-        let after = format!("{LEDGER}/{}", first.key);
-        let entries = self.store.list(&format!("{LEDGER}/{folder}"), Some(&after));
+        let after = first.as_str().strip_suffix(".json");
+        let entries = self.store.list(folder, after);
         let mut entries = std::pin::pin!(entries);
         let mut done = HashSet::new();
         while let Some(entry) = entries.try_next().await? {

@@ -253,3 +253,13 @@ async fn the_stores_own_folder_cannot_be_written_or_read_through_it() {
     assert_eq!(store.read(&key(".gravity/x")).await.unwrap_err().kind, ErrorKind::BadKey);
     put(&store, "not/.gravity/but/below").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_folder_that_someone_removes_is_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Directory::open(root.path()).unwrap();
+    put(&store, "a/b/1").await.unwrap();
+    std::fs::remove_dir_all(root.path().join("a")).unwrap();
+    put(&store, "a/b/2").await.unwrap();
+    assert!(store.head(&key("a/b/2")).await.unwrap().is_some());
+}

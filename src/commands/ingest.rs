@@ -5,6 +5,7 @@ use crate::config::{OpenStore, settings};
 use crate::exit::{Done, Failure};
 use crate::inputs::{self, Input, Source};
 use crate::progress::Progress;
+use crate::say::say;
 use crate::{shutdown, units};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
@@ -34,7 +35,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let stop = shutdown::listen();
     let (inputs, total) = inputs::find(&args.inputs, args.key.clone(), &args.store).await?;
     let OpenStore { store, requests } = args.store.open().await?;
-    let pipeline = Arc::new(Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)).await?);
+    let pipeline = Arc::new(Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)?).await?);
     let progress = Progress::of_bytes(total, quiet);
     let location = store.location();
 
@@ -221,7 +222,7 @@ impl Summary {
         let Self { sums, upload, .. } = self;
         let stored = upload.new_bytes + self.index_bytes;
         let seconds = elapsed.as_secs_f64();
-        eprintln!(
+        say!(
             "{}, {} ({} decompressed): {}, {}, {} of {} content",
             units::counted(self.files, "file"),
             units::bytes(sums.raw_bytes),
@@ -231,7 +232,7 @@ impl Summary {
             units::counted(sums.parts, "part"),
             units::bytes(sums.content_bytes),
         );
-        eprintln!(
+        say!(
             "chunks {}; blobs {} new, {} known; stored {} ({} blobs, {} indexes and ledger)",
             units::count(sums.chunks),
             units::count(upload.new_blobs),
@@ -241,7 +242,7 @@ impl Summary {
             units::bytes(self.index_bytes),
         );
         let ratio = sums.document_bytes as f64 / stored.max(1) as f64;
-        eprintln!(
+        say!(
             "ratio {ratio:.1} (decompressed to stored); requests {} HEAD, {} PUT, {} GET, {} LIST, {} DELETE",
             units::count(requests.head),
             units::count(requests.put),
@@ -250,21 +251,18 @@ impl Summary {
             units::count(requests.delete),
         );
         let rate = sums.document_bytes as f64 / 1e6 / seconds.max(1e-9);
-        eprintln!("{seconds:.2} s, {rate:.1} MB/s");
+        say!("{seconds:.2} s, {rate:.1} MB/s");
         if self.skipped > 0 {
-            eprintln!(
-                "{} already in the ledger (--again processes them once more)",
-                units::counted(self.skipped, "file")
-            );
+            say!("{} already in the ledger (--again processes them once more)", units::counted(self.skipped, "file"));
         }
         if sums.strays > 0 {
-            eprintln!("{} went to quarantine: no valid trace or span id", units::counted(sums.strays, "record"));
+            say!("{} went to quarantine: no valid trace or span id", units::counted(sums.strays, "record"));
         }
         if self.failed > 0 {
-            eprintln!("{} failed, nothing of them was committed", units::counted(self.failed, "input"));
+            say!("{} failed, nothing of them was committed", units::counted(self.failed, "input"));
         }
         if let Some((_, trace)) = self.example {
-            eprintln!("read one back: gravity reconstruct --store {store} {trace}");
+            say!("read one back: gravity reconstruct --store {store} {trace}");
         }
     }
 }

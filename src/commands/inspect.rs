@@ -38,7 +38,7 @@ pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
     let OpenStore { store, requests } = args.store.open().await?;
     Marker::read(&*store).await?;
     let progress = Progress::of_objects(quiet);
-    let found = inspect(&*store, &args.store.paths(), args.largest, |n| progress.add(n)).await?;
+    let found = inspect(&*store, &args.store.paths()?, args.largest, |n| progress.add(n)).await?;
     progress.finish();
     let report = Report::new(store.location(), found, requests(), &args.prices);
     let mut out = std::io::stdout().lock();

@@ -3,6 +3,7 @@
 use crate::cli::ReconstructArgs;
 use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
+use crate::say::say;
 use crate::units;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +25,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
         None => None,
     };
     let OpenStore { store, .. } = args.store.open().await?;
-    let paths = args.store.paths();
+    let paths = args.store.paths()?;
     Marker::read(&*store).await?;
     let mut index = load(&*store, &paths, &trace).await?;
     select(&mut index, span, args.part.as_deref())?;
@@ -43,7 +44,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     };
     out.flush().map_err(|e| Failure::stdout(&e))?;
     if !quiet {
-        eprintln!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
+        say!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
     }
     Ok(Done::Well)
 }
@@ -71,12 +72,12 @@ fn select(index: &mut TraceIndex, span: Option<SpanId>, part: Option<&str>) -> R
 
 fn print_header(index: &TraceIndex) {
     let spans = units::counted(index.spans.len() as u64, "span");
-    eprintln!("trace {}: {spans}, {}", index.trace_id, units::counted(index.parts().count() as u64, "part"));
+    say!("trace {}: {spans}, {}", index.trace_id, units::counted(index.parts().count() as u64, "part"));
     for span in &index.spans {
         if span.dropped_attributes > 0 {
             let id = span.span_id.map(|id| id.to_string()).unwrap_or_default();
             let dropped = units::counted(u64::from(span.dropped_attributes), "attribute");
-            eprintln!("span {id} {}: its producer had dropped {dropped} before Gravity saw it", span.name);
+            say!("span {id} {}: its producer had dropped {dropped} before Gravity saw it", span.name);
         }
     }
 }

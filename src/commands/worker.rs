@@ -13,7 +13,7 @@ use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
     let OpenStore { store, requests } = args.store.open().await?;
-    let pipeline = Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)).await?;
+    let pipeline = Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)?).await?;
     let worker_settings = WorkerSettings {
         once: args.once,
         poll_interval: args.poll_interval,
@@ -22,7 +22,7 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
         shutdown_grace: args.shutdown_grace,
     };
     tracing::info!(store = store.location(), raw = args.store.raw_spans_path, "worker started");
-    let worker = Worker::new(store, args.store.paths(), pipeline, worker_settings);
+    let worker = Worker::new(store, args.store.paths()?, pipeline, worker_settings);
     let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
     let mut outcomes = std::pin::pin!(worker.run(stop));
     while let Some((batch, outcome)) = outcomes.next().await {

@@ -69,6 +69,6 @@ impl Paths {
 
     /// `quarantine/{raw key}/{offset}.jsonl`: records that no trace can hold, from that byte of the batch on.
     pub fn strays(&self, batch: &str, offset: u64) -> Key {
-        Key::encode(QUARANTINE, batch, &format!("/{offset:016}.jsonl"))
+        Key::encode(QUARANTINE, &format!("{batch}/{offset:016}"), ".jsonl")
     }
 }

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio_util::io::ReaderStream;
@@ -107,6 +107,16 @@ impl Inner {
     }
 
     fn put(&self, path: &Path, body: &[u8], mode: &PutMode) -> io::Result<ETag> {
+        let written = self.put_once(path, body, mode);
+        let someone_removed_a_folder = matches!(&written, Err(e) if e.kind() == io::ErrorKind::NotFound);
+        if !someone_removed_a_folder {
+            return written;
+        }
+        self.durable().clear();
+        self.put_once(path, body, mode)
+    }
+
+    fn put_once(&self, path: &Path, body: &[u8], mode: &PutMode) -> io::Result<ETag> {
         let folder = path.parent().unwrap_or(&self.root);
         let mut temporary = tempfile::Builder::new().tempfile_in(self.scratch()?)?;
         temporary.write_all(body)?;
@@ -142,13 +152,16 @@ impl Inner {
         Ok(lock)
     }
 
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        // The set is whole between any two statements that could panic.
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes `folder` and what is missing above it, durably. A folder that is there may have been made by another
     /// process a moment ago, so the folder above it is synced once by every process.
     fn create_folders(&self, folder: &Path) -> io::Result<()> {
         let Some(above) = folder.parent() else { return Ok(()) };
-        // The set is whole between any two statements that could panic.
-        let durable = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if folder.as_os_str().is_empty() || durable().contains(folder) {
+        if folder.as_os_str().is_empty() || self.durable().contains(folder) {
             return Ok(());
         }
         let outside = self.root.starts_with(folder) && folder != self.root;
@@ -162,7 +175,7 @@ impl Inner {
             Err(_) if !folder.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
             _ => sync_folder(above)?,
         }
-        let mut durable = durable();
+        let mut durable = self.durable();
         if durable.len() >= REMEMBERED_FOLDERS {
             durable.clear();
         }

@@ -44,6 +44,14 @@ impl Key {
     /// as S3 keys and relative paths, stay as they are.
     pub fn encode(folder: &str, name: &str, suffix: &str) -> Self {
         let mut encoded: Vec<String> = name.split('/').map(encode_segment).collect();
+        // `b` is the object `b.json`; the folder of `b.json/c` must be another name, for file systems.
+        if let Some((_, folders)) = encoded.split_last_mut() {
+            for folder in folders {
+                if let Some(stem) = folder.strip_suffix(".json") {
+                    *folder = format!("{stem}%2Ejson");
+                }
+            }
+        }
         let fits = |segments: &[String]| {
             segments.iter().all(|s| s.len() + suffix.len() <= MAX_SEGMENT)
                 && folder.len() + suffix.len() + segments.iter().map(|s| s.len() + 1).sum::<usize>() <= MAX_LEN
@@ -121,6 +129,15 @@ mod tests {
     fn an_ordinary_batch_key_stays_as_it_is() {
         let key = Key::encode("batches", "raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz", ".json");
         assert_eq!(key.as_str(), "batches/raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz.json");
+    }
+
+    #[test]
+    fn an_objects_name_is_never_another_ones_folder() {
+        let object = Key::encode("batches", "b", ".json");
+        let below = Key::encode("batches", "b.json/c", ".json");
+        assert_eq!(object.as_str(), "batches/b.json");
+        assert_eq!(below.as_str(), "batches/b%2Ejson/c.json");
+        assert_eq!(below.decode("batches", ".json").unwrap(), "b.json/c");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Region;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::{Builder as HttpClient, tls};
 use bytes::Bytes;
@@ -109,10 +109,25 @@ impl S3 {
             target: format!("s3://{}/{target}", self.bucket),
             message: match error.as_service_error().and_then(|e| Some((e.code()?, e.message().unwrap_or_default()))) {
                 Some((code, message)) => format!("{code} {message}").trim_end().to_owned(),
-                None => DisplayErrorContext(&error).to_string(),
+                None => with_causes(&error),
             },
         }
     }
+}
+
+/// An error and what caused it, in a line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some errors show their cause themselves.
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
 }
 
 /// The status of an HTTP answer, whichever type the SDK wraps it in.
