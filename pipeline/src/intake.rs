@@ -1,9 +1,10 @@
 //! Finds new batches, at a cost in proportion to what is new.
 //!
-//! A **poll** lists, for every stem (what stands before the first `name=value` folder), the two newest folders and
-//! whatever sorts behind them, and the same range of the ledger: two LISTs per thousand batches of the last hours,
-//! however many were ever stored. A **full pass** lists everything, and finds what came late into an old hour, and
-//! new stems. Neither remembers anything that another worker would need: what is done is what the ledger says.
+//! A **poll** lists, for every stem (a key up to its first `name=`), the two newest folders and whatever sorts behind
+//! them, and the same range of the ledger: a few LISTs, and one more on either side for every thousand batches of the
+//! last hours, however many were ever stored. A **full pass** lists everything, and finds what came late into an old
+//! hour, and new stems. Neither remembers anything that another worker would need: what is done is what the ledger
+//! says.
 
 use crate::error::Result;
 use crate::loose::{LEDGER, Paths};
@@ -130,12 +131,13 @@ fn folder_and_name(key: &str) -> (&str, &str) {
     key.split_at(key.rfind('/').map_or(0, |at| at + 1))
 }
 
-/// What stands before a folder's first `name=value` segment; `None` if it has none.
+/// A folder up to the `=` of its first `name=value` segment, so that a listing with it as prefix holds its
+/// partitions and no neighbour; `None` if it has no such segment.
 fn stem(folder: &str) -> Option<&str> {
     let mut at = 0;
     for segment in folder.split_inclusive('/') {
-        if segment.contains('=') {
-            return Some(&folder[..at]);
+        if let Some(equals) = segment.find('=') {
+            return Some(&folder[..=at + equals]);
         }
         at += segment.len();
     }
@@ -259,6 +261,28 @@ mod tests {
             bucket.add(batch).await;
         }
         assert_eq!(bucket.found(bucket.intake.poll()).await, new);
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_that_sorts_behind_is_not_listed_with_a_stem() {
+        let bucket = Bucket::new();
+        bucket.add(NOW).await;
+        bucket.done(NOW).await;
+        for n in 0..2000 {
+            let batch = format!("raw-spans/team/dt=2025-10-31/hour=00/batch-{n:05}");
+            bucket.add(&batch).await;
+            bucket.done(&batch).await;
+        }
+        for batch in ["raw-spans/team/dt=2025-10-31/hour=01/x", "raw-spans/team/dt=2025-10-31/hour=02/x"] {
+            bucket.add(batch).await;
+            bucket.done(batch).await;
+        }
+        assert!(bucket.found(bucket.intake.full_pass()).await.is_empty());
+        let requests = bucket.store.requests();
+        let before = requests().list;
+        assert!(bucket.found(bucket.intake.poll()).await.is_empty());
+        // One listing for each stem, one of the ledger for each folder: one before the team's, two of the team's.
+        assert_eq!(requests().list - before, 5);
     }
 
     #[tokio::test]
