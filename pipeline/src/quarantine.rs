@@ -1,8 +1,9 @@
 //! Reading and writing the quarantine.
 
 use crate::error::{Error, Result};
-use crate::loose::{Paths, QuarantinedBatch};
-use crate::store::{Meta, PutMode, Store};
+use crate::loose::{Paths, QUARANTINE, QuarantinedBatch, StrayLine};
+use crate::store::{Key, Meta, PutMode, Store};
+use futures::{Stream, TryStreamExt, future};
 
 /// What is said of a batch; `None` if it is not in quarantine.
 pub async fn read(store: &dyn Store, paths: &Paths, batch: &str) -> Result<Option<QuarantinedBatch>> {
@@ -38,4 +39,97 @@ pub fn is_settled(entry: &QuarantinedBatch, raw: &Meta) -> bool {
     entry.version.is_some()
         && entry.version == QuarantinedBatch::version_of(raw)
         && entry.gravity == env!("CARGO_PKG_VERSION")
+}
+
+/// Something in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A batch that could not be stored.
+    Batch(QuarantinedBatch),
+    /// Records of a batch that was stored, which no trace can hold.
+    Strays(StrayObject),
+}
+
+/// An object of stray records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StrayObject {
+    /// The object.
+    pub object: Key,
+    /// The batch they came in; `None` if its name is too long to be the object's.
+    pub batch: Option<String>,
+    /// Bytes of the object.
+    pub bytes: u64,
+}
+
+impl StrayObject {
+    fn new(meta: Meta) -> Self {
+        Self { batch: batch_of_strays(&meta.key), object: meta.key, bytes: meta.size }
+    }
+}
+
+/// Entries read at the same time.
+const READS: usize = 32;
+
+/// All that is in quarantine, in the order of the keys.
+pub fn list(store: &dyn Store) -> impl Stream<Item = Result<Entry>> {
+    let objects = store.list(&format!("{QUARANTINE}/"), None).map_err(Error::from);
+    objects
+        .map_ok(move |meta| async move {
+            if is_stray_object(&meta.key) {
+                return Ok(Some(Entry::Strays(StrayObject::new(meta))));
+            }
+            if !meta.key.as_str().ends_with(".json") {
+                // Not ours; `verify` tells of it.
+                return Ok(None);
+            }
+            let Some((json, _)) = store.read(&meta.key).await? else { return Ok(None) };
+            let corrupt =
+                |e| Error::Corrupt { key: meta.key.to_string(), reason: format!("not a quarantine entry: {e}") };
+            serde_json::from_slice(&json).map(|batch| Some(Entry::Batch(batch))).map_err(corrupt)
+        })
+        .try_buffered(READS)
+        .try_filter_map(future::ok)
+}
+
+/// The objects that hold stray records of a batch, in the order of the records.
+pub async fn strays(store: &dyn Store, paths: &Paths, batch: &str) -> Result<Vec<StrayObject>> {
+    let first = paths.strays(batch, 0);
+    let folder = first.as_str().rsplit_once('/').map_or(QUARANTINE, |(folder, _)| folder);
+    let objects = store.list(&format!("{folder}/"), None).map_ok(StrayObject::new);
+    let of_batch = objects.try_filter(|strays| future::ready(strays.batch.as_deref() == Some(batch)));
+    Ok(of_batch.try_collect().await?)
+}
+
+/// Reads stray records.
+pub async fn stray_lines(store: &dyn Store, object: &Key) -> Result<Vec<StrayLine>> {
+    let Some((lines, _)) = store.read(object).await? else { return Ok(Vec::new()) };
+    let corrupt = |e| Error::Corrupt { key: object.to_string(), reason: format!("not stray records: {e}") };
+    let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).map_err(corrupt)).collect()
+}
+
+/// Takes a batch out, so that a worker tries it again.
+pub async fn retry(store: &dyn Store, paths: &Paths, batch: &str) -> Result<()> {
+    Ok(store.delete(&paths.quarantined(batch)).await?)
+}
+
+/// Removes all that quarantine has of a batch. The entry goes last: as long as something is there, it is listed.
+pub async fn remove(store: &dyn Store, paths: &Paths, batch: &str) -> Result<()> {
+    for strays in strays(store, paths, batch).await? {
+        store.delete(&strays.object).await?;
+    }
+    retry(store, paths, batch).await
+}
+
+/// True for the name of an object of stray records.
+pub fn is_stray_object(key: &Key) -> bool {
+    let name = key.as_str().strip_prefix(QUARANTINE).and_then(|name| name.strip_suffix(".jsonl"));
+    name.is_some_and(|name| name.starts_with("/%long/")) || batch_of_strays(key).is_some()
+}
+
+fn batch_of_strays(key: &Key) -> Option<String> {
+    let name = key.decode(QUARANTINE, ".jsonl")?;
+    let (batch, offset) = name.rsplit_once('/')?;
+    let is_offset = offset.len() >= 16 && offset.bytes().all(|byte| byte.is_ascii_digit());
+    is_offset.then(|| batch.to_owned())
 }
