@@ -19,7 +19,7 @@
 //!
 //! # Around them
 //! [`worker`] runs batches as [`intake`] finds them; [`ledger`] and [`quarantine`] say what became of them;
-//! [`inspect`] counts. [`loose`] is the layout: names and formats of objects. [`store`] is where objects are;
+//! [`inspect`] counts, [`verify`] proves. [`loose`] is the layout: names and formats of objects. [`store`] is where objects are;
 //! [`retry`] is how often a store is asked again.
 //!
 //! What must never break is in `ARCHITECTURE.md`, "Invariants".
@@ -47,6 +47,7 @@ pub mod spool;
 pub mod stages;
 pub mod store;
 pub mod upload;
+pub mod verify;
 pub mod worker;
 
 pub use blake3;
