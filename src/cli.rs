@@ -3,7 +3,8 @@
 use crate::config::{ContentArgs, LimitArgs, PriceArgs, StoreArgs, parse};
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use std::time::Duration;
+use gravity_pipeline::verify::Share;
+use std::time::{Duration, SystemTime};
 
 /// Keeps every LLM trace for good, byte for byte.
 #[derive(Debug, Parser)]
@@ -14,6 +15,7 @@ use std::time::Duration;
   gravity worker --store s3://bucket           run until SIGTERM
   gravity reconstruct 44e0...                  a trace's content, exactly, to stdout
   gravity inspect                              what the store holds and saves
+  gravity verify                               that all of it is there and whole
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 done but something went to quarantine.")]
 pub struct Cli {
@@ -93,6 +95,27 @@ pub enum Command {
   gravity inspect
   gravity inspect --json --store s3://traces | jq .ratio")]
     Inspect(InspectArgs),
+    /// Prove that what the store says it has is there, and is what it was.
+    ///
+    /// Findings are errors (something is missing or changed), warnings (something that Gravity did not write, or that
+    /// contradicts itself harmlessly) and infos (what a crash or a worker at work leaves). Ends with 1 if there is an
+    /// error, else with 0. Workers may go on meanwhile.
+    #[command(after_help = "Examples:
+  gravity verify
+  gravity verify --sample 5% --since 24h --store s3://traces
+  gravity verify --trace 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
+  gravity verify --json | jq -r 'select(.level == \"error\").key'")]
+    Verify(VerifyArgs),
+    /// Show what could not be stored, and try it again or remove it.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  gravity quarantine list
+  gravity quarantine show raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz
+  gravity quarantine retry --all
+  gravity quarantine drop --yes raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz"
+    )]
+    Quarantine(QuarantineCommand),
     /// Show which attributes and events are content.
     #[command(after_help = "Examples:
   gravity keys
@@ -210,4 +233,85 @@ pub struct InspectArgs {
     /// What requests and storage cost.
     #[command(flatten)]
     pub prices: PriceArgs,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Share of the blobs that are read and hashed, the same ones each time; that they are there is checked for all.
+    #[arg(long, value_name = "PERCENT", default_value = "100%", value_parser = parse::share)]
+    pub sample: Share,
+    /// Only this trace, its blobs and whether its batches are done: 32 hex digits.
+    #[arg(long, value_name = "ID")]
+    pub trace: Option<String>,
+    /// Only indexes and ledger entries written since: 24h ago, or a date such as 2025-10-31 or 2025-10-31T11:00:00Z.
+    #[arg(long, value_name = "TIME", conflicts_with = "trace", value_parser = parse::since)]
+    pub since: Option<SystemTime>,
+    /// Memory for the names of blobs: what does not fit takes more passes through the indexes.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse::size("--memory"))]
+    pub memory: u64,
+    /// One JSON object a line: the findings, then a summary.
+    #[arg(long)]
+    pub json: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List the batches with reason and tries, and the objects of records that no trace can hold.
+    #[command(after_help = "Example:
+  gravity quarantine list --json | jq -r .reason")]
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Which store.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Show all that is known of one batch, and its records that no trace can hold.
+    #[command(after_help = "Example:
+  gravity quarantine show raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz")]
+    Show {
+        /// The batch's key, as `list` has it.
+        key: String,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Which store.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Take batches out, so that a worker tries them again at its next full pass.
+    #[command(after_help = "Examples:
+  gravity quarantine retry raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz
+  gravity quarantine retry --all && gravity worker --once")]
+    Retry {
+        /// The batches' keys, as `list` has them.
+        #[arg(value_name = "KEY", required_unless_present = "all")]
+        keys: Vec<String>,
+        /// Every batch in quarantine.
+        #[arg(long, conflicts_with = "keys")]
+        all: bool,
+        /// Which store.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Remove what quarantine has of batches, their records too. The raw files stay.
+    #[command(after_help = "Example:
+  gravity quarantine drop --yes raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz")]
+    Drop {
+        /// The batches' keys, as `list` has them.
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+        /// Really.
+        #[arg(long)]
+        yes: bool,
+        /// Which store.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
 }

@@ -10,6 +10,7 @@ use gravity_pipeline::pipeline::Settings;
 use gravity_pipeline::retry;
 use gravity_pipeline::split::Separator;
 use gravity_pipeline::store::{Directory, Discard, Key, Metered, Requests, Retrying, S3, S3Settings, Store};
+use gravity_pipeline::verify::Share;
 use std::sync::Arc;
 
 /// Where the store is and how it is laid out.
@@ -189,8 +190,8 @@ fn ready<S: Store>(store: S) -> OpenStore {
 
 /// Parsers of values. Their errors name the environment variable, since that is where most values come from.
 pub mod parse {
-    use super::{Key, Separator};
-    use std::time::Duration;
+    use super::{Key, Separator, Share};
+    use std::time::{Duration, SystemTime};
 
     /// A whole number from 1.
     pub fn count(name: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
@@ -245,6 +246,22 @@ pub mod parse {
             let size = value[..digits].parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|&n| n > 0);
             size.ok_or_else(|| format!("{name} must be a size such as 1000, 64MiB or 2GB, not {value:?}"))
         }
+    }
+
+    /// `5%`: a share of 100.
+    pub fn share(value: &str) -> Result<Share, String> {
+        let percent = value.trim().strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+        let share = percent.and_then(|percent| Share::new(percent / 100.0));
+        share.ok_or_else(|| format!("--sample must be a share from 0% to 100% such as 5%, not {value:?}"))
+    }
+
+    /// `24h`: so long ago; or a date, in UTC where it does not say.
+    pub fn since(value: &str) -> Result<SystemTime, String> {
+        let value = value.trim();
+        let ago = duration("--since")(value).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+        let day = || humantime::parse_rfc3339_weak(&format!("{value}T00:00:00Z"));
+        let time = ago.or_else(|| humantime::parse_rfc3339_weak(value).or_else(|_| day()).ok());
+        time.ok_or_else(|| format!("--since must be a time such as 24h, or a date such as 2025-10-31, not {value:?}"))
     }
 
     /// A price.

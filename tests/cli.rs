@@ -7,8 +7,9 @@ mod common;
 use common::otlp::{document, span, trace};
 use common::{Place, finish, gravity, run, start};
 
-const COMMANDS: [&str; 7] = ["ingest", "worker", "reconstruct", "inspect", "keys", "completions", "man"];
-const WITH_STORE: [&str; 4] = ["ingest", "worker", "reconstruct", "inspect"];
+const COMMANDS: [&str; 9] =
+    ["ingest", "worker", "reconstruct", "inspect", "verify", "quarantine", "keys", "completions", "man"];
+const WITH_STORE: [&str; 5] = ["ingest", "worker", "reconstruct", "inspect", "verify"];
 
 #[test]
 fn help_of_every_command_has_an_example_of_it() {

@@ -3,8 +3,10 @@
 mod ingest;
 mod inspect;
 mod keys;
+mod quarantine;
 mod reconstruct;
 mod shell;
+mod verify;
 mod worker;
 
 use crate::cli::{Command, LogArgs};
@@ -17,6 +19,8 @@ pub async fn run(command: Command, logging: &LogArgs) -> Result<Done, Failure> {
         Command::Worker(args) => worker::run(args).await,
         Command::Reconstruct(args) => reconstruct::run(args, logging.quiet).await,
         Command::Inspect(args) => inspect::run(args, logging.quiet).await,
+        Command::Verify(args) => verify::run(args, logging.quiet).await,
+        Command::Quarantine(command) => quarantine::run(command).await,
         Command::Keys { json } => keys::run(json),
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { folder } => shell::man(&folder),
