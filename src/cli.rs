@@ -1,6 +1,6 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
-use crate::config::{ContentArgs, LimitArgs, PriceArgs, StoreArgs, parse};
+use crate::config::{PipelineArgs, PriceArgs, StoreArgs, parse};
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use gravity_pipeline::verify::Share;
@@ -153,18 +153,9 @@ pub struct IngestArgs {
     /// Process batches again that the ledger has with the same bytes.
     #[arg(long)]
     pub again: bool,
-    /// Batches processed at a time.
-    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
-    pub max_concurrent: usize,
-    /// Which store.
+    /// What the pipeline is told.
     #[command(flatten)]
-    pub store: StoreArgs,
-    /// What is content.
-    #[command(flatten)]
-    pub content: ContentArgs,
-    /// How much is allowed.
-    #[command(flatten)]
-    pub limits: LimitArgs,
+    pub pipeline: PipelineArgs,
 }
 
 /// Options of `worker`.
@@ -179,21 +170,12 @@ pub struct WorkerArgs {
     /// Pause between two full passes, which find what came late into an old hour.
     #[arg(long, env = "FULL_SCAN_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::pause("FULL_SCAN_INTERVAL"))]
     pub full_scan_interval: Duration,
-    /// Batches processed at a time.
-    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
-    pub max_concurrent: usize,
     /// How long batches in work may take to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "25s", value_parser = parse::duration("SHUTDOWN_GRACE"))]
     pub shutdown_grace: Duration,
-    /// Which store.
+    /// What the pipeline is told.
     #[command(flatten)]
-    pub store: StoreArgs,
-    /// What is content.
-    #[command(flatten)]
-    pub content: ContentArgs,
-    /// How much is allowed.
-    #[command(flatten)]
-    pub limits: LimitArgs,
+    pub pipeline: PipelineArgs,
 }
 
 /// Options of `reconstruct`.

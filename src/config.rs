@@ -79,6 +79,23 @@ pub struct LimitArgs {
     pub known_chunks_bytes: u64,
 }
 
+/// What the commands that write are told.
+#[derive(Debug, Args)]
+pub struct PipelineArgs {
+    /// Batches processed at a time.
+    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
+    pub max_concurrent: usize,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// What is content.
+    #[command(flatten)]
+    pub content: ContentArgs,
+    /// How much is allowed.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
 /// Prices in US dollars; the defaults are S3 Standard's in us-east-1.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prices (US dollars)")]
@@ -163,19 +180,22 @@ impl StoreArgs {
     }
 }
 
-/// Everything the pipeline is told.
-pub fn settings(store: &StoreArgs, content: &ContentArgs, limits: &LimitArgs) -> Result<Settings, Failure> {
-    Ok(Settings {
-        paths: store.paths()?,
-        separator: content.chunk_separator.clone(),
-        keys: ContentKeys::new(content.content_keys.clone(), content.exclude_keys.clone()),
-        decompress: decompress::Limits { max_bytes: limits.max_batch_bytes, max_ratio: limits.max_ratio as u64 },
-        frames: FrameLimits { max_record_bytes: usize::try_from(limits.max_span_bytes).unwrap_or(usize::MAX) },
-        requests: store.max_requests,
-        known_budget: usize::try_from(limits.known_chunks_bytes).unwrap_or(usize::MAX),
-        max_index_bytes: limits.max_index_bytes,
-        ..Settings::default()
-    })
+impl PipelineArgs {
+    /// Everything the pipeline is told.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let Self { store, content, limits, .. } = self;
+        Ok(Settings {
+            paths: store.paths()?,
+            separator: content.chunk_separator.clone(),
+            keys: ContentKeys::new(content.content_keys.clone(), content.exclude_keys.clone()),
+            decompress: decompress::Limits { max_bytes: limits.max_batch_bytes, max_ratio: limits.max_ratio as u64 },
+            frames: FrameLimits { max_record_bytes: usize::try_from(limits.max_span_bytes).unwrap_or(usize::MAX) },
+            requests: store.max_requests,
+            known_budget: usize::try_from(limits.known_chunks_bytes).unwrap_or(usize::MAX),
+            max_index_bytes: limits.max_index_bytes,
+            ..Settings::default()
+        })
+    }
 }
 
 fn is_bucket(name: &str) -> bool {

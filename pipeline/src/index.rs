@@ -5,6 +5,7 @@ use crate::decompress::RawTally;
 use crate::error::{Error, Result};
 use crate::hash::HashedPart;
 use crate::ids::TraceId;
+use crate::json_text::to_json;
 use crate::loose::{BatchSums, LedgerEntry, Paths, SpanEntry, TraceIndex};
 use crate::otlp::{DocumentTally, Record, SpanRecord};
 use crate::split::Separator;
@@ -222,7 +223,7 @@ impl Indexer {
         let key = self.paths.index(&trace);
         let (mut merged, mut mode) = (ours.clone(), PutMode::IfAbsent);
         for lost_races in 0.. {
-            let json = Bytes::from(merged.to_json());
+            let json = Bytes::from(merged.to_json()?);
             let size = json.len() as u64;
             if size > self.max_index_bytes {
                 return Err(self.too_large(&trace));
@@ -258,7 +259,7 @@ impl Indexer {
     }
 
     async fn put_ledger(&self, entry: &LedgerEntry) -> Result<u64> {
-        let json = Bytes::from(serde_json::to_vec(entry).unwrap_or_default());
+        let json = Bytes::from(to_json(entry)?);
         let size = json.len() as u64;
         self.store.put(&self.paths.ledger(&entry.key), json, PutMode::Always).await?;
         Ok(size)

@@ -1,4 +1,15 @@
-//! JSON strings for text that may hold lone surrogates.
+//! JSON as it is written to the store and shown: values of our own, and strings that may hold lone surrogates.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+
+/// A value of our own as compact JSON.
+///
+/// # Errors
+/// None that is known: it is passed on all the same, since an object with nothing in it would be the worst outcome.
+pub fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::io("writing JSON")(e.into()))
+}
 
 /// Appends a JSON string; WTF-8's lone surrogates become escapes.
 ///
@@ -10,7 +21,7 @@ pub fn write_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> 
     while !rest.is_empty() {
         let valid = match std::str::from_utf8(rest) {
             Ok(all) => all,
-            // The invariant of `valid_up_to`.
+            // By the contract of `valid_up_to` this is UTF-8; if it were not, the rest below would be refused.
             Err(e) => std::str::from_utf8(&rest[..e.valid_up_to()]).unwrap_or_default(),
         };
         write_utf8(valid, out);

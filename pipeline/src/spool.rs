@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::hash::{ChunkHash, HashedPart};
 use crate::ids::{SpanId, TraceId};
+use crate::json_text::to_json;
 use crate::loose::StrayLine;
 use crate::otlp::{RecordKind, SpanRecord, Stray};
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,7 @@ impl Default for Spool {
 impl Spool {
     /// Adds a record to its trace.
     pub fn push(&mut self, span: &SpanRecord<HashedPart>) -> Result<()> {
-        let body = encode(span);
+        let body = encode(span)?;
         let chain = self.traces.entry(span.trace_id);
         let chain = chain.or_insert(Chain { last: NONE, first_offset: span.offset, bytes: 0 });
         let previous = std::mem::replace(&mut chain.last, self.end);
@@ -124,8 +125,7 @@ impl StraySpool {
         let Some(first) = strays.first() else { return Ok(()) };
         let mut lines = Vec::new();
         for stray in strays {
-            // Strings and numbers: there is nothing in it that JSON could refuse.
-            lines.extend(serde_json::to_vec(&StrayLine::from(stray)).unwrap_or_default());
+            lines.extend(to_json(&StrayLine::from(stray))?);
             lines.push(b'\n');
         }
         self.groups.push(StrayGroup { first_offset: first.offset, at: self.end, length: lines.len() });
@@ -159,7 +159,7 @@ struct Head {
     parts: Vec<(Option<String>, String, u64, usize)>,
 }
 
-fn encode(span: &SpanRecord<HashedPart>) -> Vec<u8> {
+fn encode(span: &SpanRecord<HashedPart>) -> Result<Vec<u8>> {
     let head = Head {
         offset: span.offset,
         kind: span.kind,
@@ -171,8 +171,7 @@ fn encode(span: &SpanRecord<HashedPart>) -> Vec<u8> {
         dropped_attributes: span.dropped_attributes,
         parts: span.parts.iter().map(|p| (p.event.clone(), p.key.clone(), p.bytes, p.chunks.len())).collect(),
     };
-    // Strings, numbers and lists of them: there is nothing in it that JSON could refuse.
-    let json = serde_json::to_vec(&head).unwrap_or_default();
+    let json = to_json(&head)?;
     let mut body = (json.len() as u64).to_le_bytes().to_vec();
     body.extend_from_slice(&json);
     for part in &span.parts {
@@ -180,7 +179,7 @@ fn encode(span: &SpanRecord<HashedPart>) -> Vec<u8> {
             body.extend_from_slice(chunk.as_bytes());
         }
     }
-    body
+    Ok(body)
 }
 
 fn decode(trace_id: TraceId, body: &[u8]) -> Option<SpanRecord<HashedPart>> {

@@ -1,7 +1,7 @@
 //! `gravity ingest`: raw files through the pipeline, indexes to stdout, a summary to stderr.
 
 use crate::cli::IngestArgs;
-use crate::config::{OpenStore, settings};
+use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
 use crate::inputs::{self, Input, Source};
 use crate::progress::Progress;
@@ -33,9 +33,9 @@ enum Event {
 pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let started = Instant::now();
     let stop = shutdown::listen();
-    let (inputs, total) = inputs::find(&args.inputs, args.key.clone(), &args.store).await?;
-    let OpenStore { store, requests } = args.store.open().await?;
-    let pipeline = Arc::new(Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)?).await?);
+    let (inputs, total) = inputs::find(&args.inputs, args.key.clone(), &args.pipeline.store).await?;
+    let OpenStore { store, requests } = args.pipeline.store.open().await?;
+    let pipeline = Arc::new(Pipeline::open(store.clone(), args.pipeline.settings()?).await?);
     let progress = Progress::of_bytes(total, quiet);
     let location = store.location();
 
@@ -44,7 +44,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let mut events = inputs
         .take_until(stop.cancelled_owned())
         .map(|input| one.clone().events(input))
-        .flatten_unordered(args.max_concurrent)
+        .flatten_unordered(args.pipeline.max_concurrent)
         .boxed();
 
     let mut summary = Summary::default();
@@ -54,7 +54,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
             Event::Committed(committed) => match *committed {
                 Committed::Trace(index) => {
                     summary.traces += 1;
-                    out.line(&index.to_json(), || {
+                    out.line(&index.to_json()?, || {
                         let parts = index.parts().count() as u64;
                         format!("{} {}", index.trace_id, units::counted(parts, "part"))
                     })?;

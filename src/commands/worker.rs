@@ -1,7 +1,7 @@
 //! `gravity worker`: new batches through the pipeline until told to stop.
 
 use crate::cli::WorkerArgs;
-use crate::config::{OpenStore, settings};
+use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
 use crate::shutdown;
 use futures::StreamExt;
@@ -12,17 +12,17 @@ use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
-    let OpenStore { store, requests } = args.store.open().await?;
-    let pipeline = Pipeline::open(store.clone(), settings(&args.store, &args.content, &args.limits)?).await?;
+    let OpenStore { store, requests } = args.pipeline.store.open().await?;
+    let pipeline = Pipeline::open(store.clone(), args.pipeline.settings()?).await?;
     let worker_settings = WorkerSettings {
         once: args.once,
         poll_interval: args.poll_interval,
         full_scan_interval: args.full_scan_interval,
-        max_concurrent: args.max_concurrent,
+        max_concurrent: args.pipeline.max_concurrent,
         shutdown_grace: args.shutdown_grace,
     };
-    tracing::info!(store = store.location(), raw = args.store.raw_spans_path, "worker started");
-    let worker = Worker::new(store, args.store.paths()?, pipeline, worker_settings);
+    tracing::info!(store = store.location(), raw = args.pipeline.store.raw_spans_path, "worker started");
+    let worker = Worker::new(store, args.pipeline.store.paths()?, pipeline, worker_settings);
     let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
     let mut outcomes = std::pin::pin!(worker.run(stop));
     while let Some((batch, outcome)) = outcomes.next().await {

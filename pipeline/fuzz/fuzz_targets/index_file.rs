@@ -6,7 +6,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| {
     let Ok(index) = TraceIndex::from_json("indexes/x.json", json) else { return };
-    let again = TraceIndex::from_json("indexes/x.json", &index.to_json()).expect("what was written can be read");
+    let again = TraceIndex::from_json("indexes/x.json", &index.to_json().expect("an index has a JSON form"))
+        .expect("what was written can be read");
     assert_eq!(again, index);
     let merged = index.clone().merge(index.clone()).expect("an index has one separator");
     assert_eq!(merged.clone().merge(index).expect("an index has one separator"), merged);
