@@ -46,10 +46,11 @@ impl Paths {
         Key::listed(format!("{}/{}/{hex}.gz", self.blobs, &hex[..2]))
     }
 
-    /// The hash that a blob's key names.
+    /// The hash that a blob's key names; `None` for an object in any other place, since nothing would find it there.
     pub fn hash_of(&self, key: &Key) -> Option<ChunkHash> {
         let name = key.as_str().strip_prefix(&self.blobs)?.strip_suffix(".gz")?;
-        ChunkHash::from_hex(name.rsplit('/').next()?)
+        let hash = ChunkHash::from_hex(name.rsplit('/').next()?)?;
+        (self.blob(&hash) == *key).then_some(hash)
     }
 
     /// `indexes/{trace_id}.json`
@@ -70,5 +71,22 @@ impl Paths {
     /// `quarantine/{raw key}/{offset}.jsonl`: records that no trace can hold, from that byte of the batch on.
     pub fn strays(&self, batch: &str, offset: u64) -> Key {
         Key::encode(QUARANTINE, &format!("{batch}/{offset:016}"), ".jsonl")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_blob_in_its_own_place_is_known_by_its_name() {
+        let paths = Paths::default();
+        let hash = ChunkHash::of(b"chunk");
+        let key = paths.blob(&hash);
+        assert_eq!(paths.hash_of(&key), Some(hash));
+        let elsewhere = [format!("blobs/zz/{hash}.gz"), format!("blobs/{hash}.gz"), key.as_str().to_uppercase()];
+        for other in elsewhere {
+            assert_eq!(paths.hash_of(&Key::listed(other.as_str())), None, "{other}");
+        }
     }
 }
