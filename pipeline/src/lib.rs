@@ -24,6 +24,7 @@
 //!
 //! What must never break is in `ARCHITECTURE.md`, "Invariants".
 
+mod aws;
 pub mod block;
 pub mod compress;
 pub mod decompress;
@@ -40,6 +41,7 @@ pub mod loose;
 pub mod otlp;
 pub mod pipeline;
 pub mod quarantine;
+pub mod queue;
 pub mod reconstruct;
 pub mod retry;
 pub mod split;

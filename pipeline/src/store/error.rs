@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Denied,
     /// The bucket, or the directory above the store, is not there.
     NoStore,
+    /// The queue is not there.
+    NoQueue,
     /// No room, or a quota is used up.
     Full,
     /// The store cannot be written.
@@ -31,6 +33,7 @@ impl ErrorKind {
         Some(match self {
             ErrorKind::Denied => "check the credentials and that the policy or file mode allows it",
             ErrorKind::NoStore => "check --store (S3_BUCKET); Gravity does not create buckets",
+            ErrorKind::NoQueue => "check --queue (SQS_QUEUE_URL); Gravity does not create queues",
             ErrorKind::Full => "free some room and run it again: what was committed stays, the rest is redone",
             ErrorKind::ReadOnly => "the store must be writable",
             _ => return None,
@@ -43,7 +46,7 @@ impl ErrorKind {
 pub struct Error {
     /// What kind of failure.
     pub kind: ErrorKind,
-    /// The operation: `put`, `get`, `head`, `list`, `delete`, `open`.
+    /// The operation: `put`, `get`, `head`, `list`, `delete`, `open`; of a queue `receive`, `acknowledge`, `look at`.
     pub operation: &'static str,
     /// The object, or the prefix, with the store's location before it.
     pub target: String,

@@ -1,20 +1,16 @@
 //! S3 and what speaks its protocol.
 
 use super::{ETag, Error, ErrorKind, Key, Meta, Object, PutMode, Result, Store};
-use crate::retry;
+use crate::{aws, retry};
 use async_trait::async_trait;
-use aws_config::BehaviorVersion;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Region;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_smithy_http_client::{Builder as HttpClient, tls};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio_util::io::ReaderStream;
 
 const READ_BUFFER: usize = 256 << 10;
@@ -44,25 +40,7 @@ pub struct S3 {
 impl S3 {
     /// A client for that bucket. Nothing is sent yet.
     pub async fn open(settings: S3Settings) -> Self {
-        let http =
-            HttpClient::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http)
-            // `Retrying` does it, so that there is one schedule and every attempt is counted.
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(5))
-                    .read_timeout(Duration::from_secs(30))
-                    .build(),
-            );
-        if let Some(region) = settings.region {
-            loader = loader.region(Region::new(region));
-        }
-        if let Some(endpoint) = &settings.endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        let shared = loader.load().await;
+        let shared = aws::config(settings.region, settings.endpoint.as_deref()).await;
         let mut config = aws_sdk_s3::config::Builder::from(&shared);
         if settings.endpoint.is_some() || shared.endpoint_url().is_some() {
             config = config.force_path_style(true);
@@ -78,66 +56,12 @@ impl S3 {
         format!("{}{key}", self.prefix)
     }
 
-    fn error<E, R>(&self, operation: &'static str, target: &str, error: SdkError<E, R>) -> Error
+    fn error<E>(&self, operation: &'static str, target: &str, error: SdkError<E>) -> Error
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-        R: std::fmt::Debug + HttpStatus,
     {
-        let status = match &error {
-            SdkError::ServiceError(e) => e.raw().status(),
-            SdkError::ResponseError(e) => e.raw().status(),
-            _ => 0,
-        };
-        let kind = match (error.as_service_error().and_then(|e| e.code()), status, &error) {
-            (_, 412, _) => ErrorKind::Precondition,
-            (Some("NoSuchBucket"), ..) => ErrorKind::NoStore,
-            // Two conditional writes at once: S3 asks to send it again.
-            (Some("ConditionalRequestConflict" | "OperationAborted"), ..) => ErrorKind::Transient,
-            (Some("SlowDown" | "RequestTimeout" | "RequestTimeTooSkewed"), ..) => ErrorKind::Transient,
-            (Some("QuotaExceeded" | "XMinioStorageFull"), ..) => ErrorKind::Full,
-            (_, 401 | 403, _) => ErrorKind::Denied,
-            (_, 408 | 409 | 429 | 500..=599, _) => ErrorKind::Transient,
-            (.., SdkError::TimeoutError(_) | SdkError::ResponseError(_)) => ErrorKind::Transient,
-            (.., SdkError::DispatchFailure(e)) if e.is_io() || e.is_timeout() => ErrorKind::Transient,
-            // No credentials to be found, or none that could be fetched.
-            (.., SdkError::DispatchFailure(_)) => ErrorKind::Denied,
-            _ => ErrorKind::Other,
-        };
-        Error {
-            kind,
-            operation,
-            target: format!("s3://{}/{target}", self.bucket),
-            message: match error.as_service_error().and_then(|e| Some((e.code()?, e.message().unwrap_or_default()))) {
-                Some((code, message)) => format!("{code} {message}").trim_end().to_owned(),
-                None => with_causes(&error),
-            },
-        }
-    }
-}
-
-/// An error and what caused it, in a line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        // Some errors show their cause themselves.
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line
-}
-
-/// The status of an HTTP answer, whichever type the SDK wraps it in.
-trait HttpStatus {
-    fn status(&self) -> u16;
-}
-
-impl HttpStatus for aws_sdk_s3::config::http::HttpResponse {
-    fn status(&self) -> u16 {
-        self.status().as_u16()
+        let (kind, message) = aws::explain(&error);
+        Error { kind, operation, target: format!("s3://{}/{target}", self.bucket), message }
     }
 }
 
