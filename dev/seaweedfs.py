@@ -110,11 +110,12 @@ def die_with_parent():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def launch(folder, tied):
-    """Starts a server in `folder`; returns (process, ports), S3's port first."""
+def launch(folder, tied, port=None):
+    """Starts a server in `folder`; returns (process, ports): S3's (`port`, or a free one), the master's, others."""
     if not WEED.exists():
         raise Failed("SeaweedFS is not installed: run dev/tools.sh seaweedfs")
     ports = free_ports(4)
+    ports[0] = port or ports[0]
     s3_port, master, volume, filer = ports
     identity = {
         "name": "test",
@@ -251,7 +252,7 @@ def start(args):
         if folder.exists() and any(folder.iterdir()):
             raise Failed(f"{folder} is not empty (what is left of an ended server goes with: stop)")
         folder.mkdir(parents=True, exist_ok=True)
-        server, ports = launch(folder, tied=False)
+        server, ports = launch(folder, tied=False, port=args.port)
         state_file.write_text(json.dumps({"pid": server.pid, "ports": ports}))
         try:
             wait_ready(server, ports[0], folder)
@@ -298,6 +299,8 @@ def main():
         sub.set_defaults(action=action)
         if action is not stop:
             sub.add_argument("--bucket", metavar="NAME", help="a bucket to create")
+        if action is start:
+            sub.add_argument("--port", type=int, help="S3's port [default: a free one]")
         if action is run:
             sub.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
         else:

