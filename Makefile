@@ -4,7 +4,7 @@ STORE ?= ./gravity-data
 export FUZZ_SECONDS ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny fuzz bench bench-s3 run inspect reconstruct check
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny fuzz bench bench-s3 e2e run inspect reconstruct check
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,14 @@ build: ## Release build: target/release/gravity
 test: ## All tests, those of the S3 store against a real server
 	@dev/tools.sh seaweedfs
 	dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
+
+# Where cargo builds, and so where `make e2e` finds the binary.
+target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+
+e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
+	@dev/tools.sh seaweedfs litellm otelcol prometheus
+	cargo build
+	GRAVITY='$(target)/debug/gravity' dev/e2e/run.py
 
 lint: lint-fmt lint-clippy lint-deny ## Format, clippy without a warning, dependencies
 
@@ -52,4 +60,4 @@ reconstruct: ## The trace TRACE_ID=… from the local store
 	$(if $(TRACE_ID),,$(error TRACE_ID is not set: make reconstruct TRACE_ID=<trace id>))
 	cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)'
 
-check: lint test fuzz ## All of it: lint, test, fuzz
+check: lint test e2e fuzz ## All of it: lint, test, e2e, fuzz

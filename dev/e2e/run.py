@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""The whole chain, with the real programs: requests -> LiteLLM -> OpenTelemetry Collector -> S3 -> Gravity's worker
+-> `gravity reconstruct`. Every prompt and completion that was sent must come back, byte for byte.
+
+  dev/e2e/run.py            all on free ports of 127.0.0.1, without a network; about a minute
+  dev/e2e/run.py --keep     leaves everything running, and says where
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import http.client
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
+import stack  # noqa: E402 (it stands in dev/native/)
+from cases import all_cases  # noqa: E402
+from checks import Store, Wrong, check_all, check_case, check_collector, expect, sample_checks, send_samples  # noqa: E402
+from upstream import Upstream  # noqa: E402
+
+
+def send(case, port):
+    """Sends the request, and checks that the proxy passes on what the provider said."""
+    headers = {"Content-Type": "application/json", "traceparent": f"00-{case.trace_id}-{case.trace_id[:16]}-01"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", json.dumps(case.body()), headers)
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    if case.error:
+        expect(f"{case.name}: status", response.status, 400)
+        return
+    expect(f"{case.name}: status ({body:.300})", response.status, 200)
+    if case.extra.get("stream"):
+        events = [json.loads(line[6:]) for line in body.split("\n") if line.startswith("data: {")]
+        content = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+    else:
+        message = json.loads(body)["choices"][0]["message"]
+        content, called = message.get("content"), message.get("tool_calls") or []
+        functions = [call["function"] for call in case.answer.get("tool_calls", [])]
+        expect(f"{case.name}: tool calls", [call["function"] for call in called], functions)
+    expect(f"{case.name}: answer", content, case.answer["content"])
+
+
+def send_all(cases, upstream, port):
+    for case in cases:
+        if not case.burst:
+            send(case, port)
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        for sent in [pool.submit(send, case, port) for case in cases if case.burst]:
+            sent.result()
+    for case in cases:
+        if case.provider:
+            got = upstream.received[case.trace_id]["messages"]
+            expect(f"{case.name}: what the provider got", got, case.messages)
+
+
+def run(folder, stacks, step):
+    """Starts each stack into `stacks`, so that the caller ends it whatever happens."""
+    cases = all_cases()
+    upstream = Upstream(cases)
+    # The real provider's route, to a provider of ours.
+    os.environ.update(OPENAI_API_KEY="sk-local", OPENAI_BASE_URL=upstream.url)
+    polling = stack.Stack(folder / "polling")
+    polling.create(stack.settings(free_ports=True))
+    stacks.append(("by polling", polling))
+
+    polling.start(["litellm", "collector", "s3", "worker"])
+    step("all programs are up")
+    send_all(cases, upstream, int(polling.port("LITELLM")))
+    send_samples(polling)
+    checks = [(f"{case.name} ({case.trace_id})", functools.partial(check_case, case)) for case in cases]
+    checks += sample_checks(polling.gravity(), folder / "samples")
+    step(f"{len(cases)} requests answered; sample batches sent")
+    store = Store(polling.gravity(), f"s3://{polling.settings['TRACES_BUCKET']}", polling.s3_variables())
+    check_all("by polling", store, checks)
+    check_collector(polling)
+    step(f"by polling: all content of {len(checks)} traces came back, byte for byte")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave everything running")
+    args = parser.parse_args()
+    began, folder, stacks = time.monotonic(), Path(tempfile.mkdtemp(prefix="gravity-e2e-")), []
+
+    def step(what):
+        print(f"e2e: {time.monotonic() - began:5.1f} s  {what}", flush=True)
+
+    try:
+        run(folder, stacks, step)
+        return 0
+    except (Wrong, stack.Failed) as wrong:
+        for name, services in stacks:
+            for service in ("litellm", "collector", "worker"):
+                print(f"==> {name}: {service}\n{services.log(service)}", file=sys.stderr)
+        print(f"e2e: {wrong}", file=sys.stderr)
+        return 1
+    finally:
+        for name, services in stacks:
+            if args.keep:
+                print(f"e2e: {name}: dev/native/stack.py status --dir {services.folder}")
+            else:
+                services.stop()
+        if not args.keep:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
