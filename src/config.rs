@@ -7,11 +7,15 @@ use gravity_pipeline::keys::ContentKeys;
 use gravity_pipeline::loose::{LEDGER, Paths, QUARANTINE};
 use gravity_pipeline::otlp::FrameLimits;
 use gravity_pipeline::pipeline::Settings;
+use gravity_pipeline::queue::event::Watched;
+use gravity_pipeline::queue::{IntakeSettings, QueueIntake, QueueSettings, Sqs};
 use gravity_pipeline::retry;
 use gravity_pipeline::split::Separator;
 use gravity_pipeline::store::{Directory, Discard, Key, Metered, Requests, Retrying, S3, S3Settings, Store};
 use gravity_pipeline::verify::Share;
+use gravity_pipeline::worker::Events;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the store is and how it is laid out.
 #[derive(Debug, Args)]
@@ -27,7 +31,7 @@ pub struct StoreArgs {
     #[arg(long, env = "S3_REGION", value_name = "REGION", value_parser = parse::region)]
     pub s3_region: Option<String>,
     /// Another S3 server than AWS.
-    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL", value_parser = parse::endpoint)]
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL", value_parser = parse::endpoint("AWS_ENDPOINT_URL"))]
     pub endpoint_url: Option<String>,
     /// Folder of the raw batches.
     #[arg(long, env = "RAW_SPANS_PATH", value_name = "PATH", default_value = "raw-spans", value_parser = parse::folder("RAW_SPANS_PATH"))]
@@ -119,15 +123,83 @@ pub struct OpenStore {
     pub requests: Box<dyn Fn() -> Requests + Send + Sync>,
 }
 
+/// Where events come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Queue")]
+pub struct QueueArgs {
+    /// Take S3's events from this SQS queue instead of polling.
+    #[arg(long, env = "SQS_QUEUE_URL", value_name = "URL", value_parser = parse::queue)]
+    pub queue: Option<String>,
+    /// Another address of the queue's server than the one in its URL.
+    #[arg(long, env = "AWS_ENDPOINT_URL_SQS", value_name = "URL", value_parser = parse::endpoint("AWS_ENDPOINT_URL_SQS"))]
+    pub queue_endpoint_url: Option<String>,
+    /// A message received more often than this goes to quarantine.
+    #[arg(long, env = "SQS_MAX_RECEIVES", value_name = "N", default_value = "5", value_parser = parse::count("SQS_MAX_RECEIVES"))]
+    pub max_receives: usize,
+    /// How long others wait for a worker that has died with messages in hand; one that lives renews it.
+    #[arg(long, env = "SQS_VISIBILITY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = parse::visibility)]
+    pub visibility_timeout: Duration,
+    /// With a queue, pause between two full passes, which find what no event told of.
+    #[arg(long, env = "RECONCILE_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::pause("RECONCILE_INTERVAL"))]
+    pub reconcile_interval: Duration,
+}
+
+impl QueueArgs {
+    /// Events for a worker on that store; `None` without a queue.
+    ///
+    /// # Errors
+    /// If the queue cannot be reached, or the store is none that has events.
+    pub async fn open(
+        &self,
+        args: &StoreArgs,
+        store: &Arc<dyn Store>,
+        messages: usize,
+    ) -> Result<Option<Events>, Failure> {
+        let Some(url) = &self.queue else { return Ok(None) };
+        let Some((bucket, prefix)) = bucket_and_prefix(&args.location()).map(|(b, p)| (b.to_owned(), p.to_owned()))
+        else {
+            let needs = "a queue tells of objects in a bucket: --store must be s3://bucket";
+            return Err(Failure::Usage(format!("--queue {url} (SQS_QUEUE_URL): {needs}")));
+        };
+        let settings = QueueSettings {
+            url: url.clone(),
+            endpoint: self.queue_endpoint_url.clone(),
+            region: args.s3_region.clone(),
+            visibility: self.visibility_timeout,
+        };
+        let queue = Sqs::open(&settings).await;
+        // A wrong URL or policy is told now, and not in an hour.
+        queue.depth().await?;
+        let settings = IntakeSettings {
+            watched: Watched { bucket, prefix, raw_spans: args.raw_spans_path.clone() },
+            max_receives: u32::try_from(self.max_receives).unwrap_or(u32::MAX),
+            messages,
+            keep_every: self.visibility_timeout / 3,
+        };
+        let intake = QueueIntake::new(queue, store.clone(), args.paths()?, settings);
+        Ok(Some(Events { intake, reconcile_interval: self.reconcile_interval }))
+    }
+}
+
+/// `s3://bucket/a/b/` is `a/b` in `bucket`; `None` for other places.
+fn bucket_and_prefix(location: &str) -> Option<(&str, &str)> {
+    let rest = location.strip_prefix("s3://")?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    Some((bucket, prefix.trim_matches('/')))
+}
+
 impl StoreArgs {
     /// Opens the store.
     pub async fn open(&self) -> Result<OpenStore, Failure> {
-        let location = match (&self.store, &self.s3_bucket) {
+        self.open_at(&self.location()).await
+    }
+
+    fn location(&self) -> String {
+        match (&self.store, &self.s3_bucket) {
             (Some(store), _) => store.clone(),
             (None, Some(bucket)) => format!("s3://{bucket}"),
             (None, None) => "./gravity-data".to_owned(),
-        };
-        self.open_at(&location).await
+        }
     }
 
     /// Opens a store at some other place, with the same region and endpoint.
@@ -135,15 +207,14 @@ impl StoreArgs {
         if location == "discard:" {
             return Ok(ready(Discard));
         }
-        if let Some(rest) = location.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if let Some((bucket, prefix)) = bucket_and_prefix(location) {
             if !is_bucket(bucket) {
                 let rule = "a bucket's name is 3 to 255 letters, digits, `.`, `-` and `_`";
                 return Err(Failure::Usage(format!("store {location:?} (--store, S3_BUCKET): {rule}")));
             }
             let settings = S3Settings {
                 bucket: bucket.into(),
-                prefix: prefix.trim_matches('/').into(),
+                prefix: prefix.into(),
                 region: self.s3_region.clone(),
                 endpoint: self.endpoint_url.clone(),
             };
@@ -306,12 +377,32 @@ pub mod parse {
     }
 
     /// An HTTP address.
-    pub fn endpoint(value: &str) -> Result<String, String> {
-        let host = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
-        match host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace))
-        {
+    pub fn endpoint(name: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+        move |value| match is_address(value) {
             true => Ok(value.to_owned()),
-            false => Err(format!("AWS_ENDPOINT_URL must be an address such as http://127.0.0.1:8333, not {value:?}")),
+            false => Err(format!("{name} must be an address such as http://127.0.0.1:8333, not {value:?}")),
+        }
+    }
+
+    /// A queue's URL.
+    pub fn queue(value: &str) -> Result<String, String> {
+        let example = "https://sqs.eu-central-1.amazonaws.com/123456789012/gravity";
+        match is_address(value) && value.matches('/').count() > 3 {
+            true => Ok(value.to_owned()),
+            false => Err(format!("SQS_QUEUE_URL must be a queue's URL such as {example}, not {value:?}")),
+        }
+    }
+
+    fn is_address(value: &str) -> bool {
+        let host = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
+        host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && !host.contains(char::is_whitespace))
+    }
+
+    /// What SQS allows; less than three seconds could not be renewed in time.
+    pub fn visibility(value: &str) -> Result<Duration, String> {
+        match duration("SQS_VISIBILITY_TIMEOUT")(value)? {
+            time if (3..=12 * 60 * 60).contains(&time.as_secs()) => Ok(time),
+            _ => Err(format!("SQS_VISIBILITY_TIMEOUT must be from 3s to 12h, not {value:?}")),
         }
     }
 }

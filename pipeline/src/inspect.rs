@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::ids::TraceId;
 use crate::loose::{BatchSums, LEDGER, LedgerEntry, Paths, QUARANTINE, TraceIndex};
+use crate::quarantine;
 use crate::store::{Key, Store};
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub struct Inspection {
     pub quarantined_batches: Folder,
     /// Objects that hold records which no trace can.
     pub quarantined_records: Folder,
+    /// Messages of the queue in quarantine.
+    pub quarantined_messages: Folder,
     /// Sums over all batches.
     #[serde(flatten)]
     pub sums: BatchSums,
@@ -86,14 +89,16 @@ pub async fn inspect(store: &dyn Store, paths: &Paths, largest: usize, progress:
         });
     }
 
-    let (mut batches, mut records) = (Folder::default(), Folder::default());
     folder(store, QUARANTINE, &progress, |key, size| {
-        let kind = if key.as_str().ends_with(".jsonl") { &mut records } else { &mut batches };
+        let kind = match key.as_str() {
+            name if name.ends_with(".jsonl") => &mut found.quarantined_records,
+            _ if quarantine::is_message(key) => &mut found.quarantined_messages,
+            _ => &mut found.quarantined_batches,
+        };
         kind.objects += 1;
         kind.bytes += size;
     })
     .await?;
-    (found.quarantined_batches, found.quarantined_records) = (batches, records);
 
     (found.ledger, found.sums) = ledger(store, &progress).await?;
     Ok(found)

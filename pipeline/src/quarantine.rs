@@ -1,7 +1,7 @@
 //! Reading and writing the quarantine.
 
 use crate::error::{Error, Result};
-use crate::loose::{Paths, QUARANTINE, QuarantinedBatch, StrayLine};
+use crate::loose::{Paths, QUARANTINE, QUARANTINED_MESSAGES, QuarantinedBatch, QuarantinedMessage, StrayLine};
 use crate::store::{Key, Meta, PutMode, Store};
 use futures::{Stream, TryStreamExt, future};
 
@@ -48,6 +48,8 @@ pub enum Entry {
     Batch(QuarantinedBatch),
     /// Records of a batch that was stored, which no trace can hold.
     Strays(StrayObject),
+    /// A message of the queue that makes no sense, or came too often.
+    Message(QuarantinedMessage),
 }
 
 /// An object of stray records.
@@ -85,7 +87,11 @@ pub fn list(store: &dyn Store) -> impl Stream<Item = Result<Entry>> {
             let Some((json, _)) = store.read(&meta.key).await? else { return Ok(None) };
             let corrupt =
                 |e| Error::Corrupt { key: meta.key.to_string(), reason: format!("not a quarantine entry: {e}") };
-            serde_json::from_slice(&json).map(|batch| Some(Entry::Batch(batch))).map_err(corrupt)
+            let entry = match is_message(&meta.key) {
+                true => serde_json::from_slice(&json).map(Entry::Message),
+                false => serde_json::from_slice(&json).map(Entry::Batch),
+            };
+            entry.map(Some).map_err(corrupt)
         })
         .try_buffered(READS)
         .try_filter_map(future::ok)
@@ -119,6 +125,35 @@ pub async fn remove(store: &dyn Store, paths: &Paths, batch: &str) -> Result<()>
         store.delete(&strays.object).await?;
     }
     retry(store, paths, batch).await
+}
+
+/// Puts a message into quarantine. A message that comes again has the same id, and so the same place.
+pub async fn put_message(store: &dyn Store, entry: &QuarantinedMessage) -> Result<()> {
+    let json = serde_json::to_vec(entry).map_err(|e| Error::Config(e.to_string()))?;
+    store.put(&message_key(&entry.message), json.into(), PutMode::Always).await?;
+    Ok(())
+}
+
+/// A message in quarantine; `None` if it is not there.
+pub async fn read_message(store: &dyn Store, id: &str) -> Result<Option<QuarantinedMessage>> {
+    let key = message_key(id);
+    let Some((json, _)) = store.read(&key).await? else { return Ok(None) };
+    let corrupt = |e| Error::Corrupt { key: key.to_string(), reason: format!("not a quarantined message: {e}") };
+    serde_json::from_slice(&json).map(Some).map_err(corrupt)
+}
+
+/// Removes a message from quarantine.
+pub async fn remove_message(store: &dyn Store, id: &str) -> Result<()> {
+    Ok(store.delete(&message_key(id)).await?)
+}
+
+fn message_key(id: &str) -> Key {
+    Key::encode(QUARANTINED_MESSAGES, id, ".json")
+}
+
+/// True for the name of a message in quarantine.
+pub fn is_message(key: &Key) -> bool {
+    key.as_str().strip_prefix(QUARANTINED_MESSAGES).is_some_and(|name| name.starts_with('/'))
 }
 
 /// True for the name of an object of stray records.

@@ -6,7 +6,10 @@ use crate::intake::Intake;
 use crate::loose::Paths;
 use crate::pipeline::{Batch, Pipeline};
 use crate::quarantine;
+use crate::queue::QueueIntake;
+use crate::queue::held::Settled;
 use crate::store::{Key, Meta, Store};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +31,25 @@ pub struct WorkerSettings {
     pub max_concurrent: usize,
     /// How long batches in work may take once the worker is asked to stop.
     pub shutdown_grace: Duration,
+    /// Where the worker is told of new batches, so that it need not poll.
+    pub events: Option<Events>,
+}
+
+/// A queue that tells of new batches.
+#[derive(Debug, Clone)]
+pub struct Events {
+    /// The queue.
+    pub intake: Arc<QueueIntake>,
+    /// Pause between two full passes, which find what the queue did not tell of.
+    pub reconcile_interval: Duration,
+}
+
+/// A batch to look at.
+enum Candidate {
+    /// A listing found it, and the ledger did not have it.
+    Listed(Meta),
+    /// A message names it, or it failed a while ago.
+    Named(Key),
 }
 
 /// What became of one batch.
@@ -51,12 +73,15 @@ pub struct Worker {
     settings: WorkerSettings,
     memory: Mutex<Memory>,
     pass_failed: AtomicBool,
+    last_pass_failed: AtomicBool,
 }
 
 /// What need not be asked again.
 #[derive(Default)]
 struct Memory {
     in_work: HashSet<Key>,
+    /// Batches that were named once more while they were in work.
+    named_again: HashSet<Key>,
     /// Batches in quarantine, by what tells their version.
     quarantined: HashMap<Key, Meta>,
     /// Batches that failed: how often, and when to try again.
@@ -65,6 +90,10 @@ struct Memory {
 
 /// Entries of one of the tables at most: losing them costs requests, nothing else.
 const REMEMBERED: usize = 100_000;
+/// With a queue, the pause after a full pass that broke off.
+const PASS_AGAIN: Duration = Duration::from_secs(60);
+/// Messages acknowledged at a time.
+const ACKNOWLEDGED: usize = 16;
 
 impl Worker {
     /// A worker on `store` with a pipeline into the same store.
@@ -76,6 +105,7 @@ impl Worker {
             settings,
             memory: Mutex::default(),
             pass_failed: AtomicBool::new(false),
+            last_pass_failed: AtomicBool::new(false),
         })
     }
 
@@ -85,22 +115,67 @@ impl Worker {
         let worker = self.clone();
         let grace = self.settings.shutdown_grace;
         let patience = stop.clone();
-        self.found()
+        let outcomes = self
+            .found(&stop)
             .take_until(stop.cancelled_owned())
-            .filter(move |raw| future::ready(worker.takes(raw)))
+            .filter(move |candidate| future::ready(worker.takes(candidate)))
             .map({
                 let worker = self.clone();
-                move |raw| worker.clone().process_apart(raw)
+                move |candidate| worker.clone().look_and_process(candidate)
             })
             .buffer_unordered(self.settings.max_concurrent)
             .take_until(async move {
                 patience.cancelled().await;
                 tokio::time::sleep(grace).await;
-            })
+            });
+        self.acknowledged(outcomes)
     }
 
-    /// Candidates, pass after pass. A pass that fails is logged, and the next one comes all the same.
-    fn found(self: &Arc<Self>) -> impl Stream<Item = Meta> + Send + use<> {
+    /// Tells the queue of each outcome, and gives back what is left at the end.
+    fn acknowledged<S>(self: &Arc<Self>, outcomes: S) -> BoxStream<'static, (Key, Outcome)>
+    where
+        S: Stream<Item = (Key, Outcome)> + Send + 'static,
+    {
+        let Some(events) = &self.settings.events else { return outcomes.boxed() };
+        let (worker, intake, left) = (self.clone(), events.intake.clone(), events.intake.clone());
+        let end = stream::once(async move { left.release().await }).filter_map(|()| future::ready(None));
+        outcomes
+            .map(move |(key, outcome)| {
+                let (settled, intake) = (worker.settled(&key, &outcome), intake.clone());
+                async move {
+                    intake.settle(&key, settled).await;
+                    (key, outcome)
+                }
+            })
+            .buffer_unordered(ACKNOWLEDGED)
+            .chain(end)
+            .boxed()
+    }
+
+    /// What an outcome means for the messages that name the batch.
+    fn settled(&self, key: &Key, outcome: &Outcome) -> Settled {
+        let mut memory = self.memory();
+        let was_named_again = memory.named_again.remove(key);
+        match outcome {
+            Outcome::Committed(..) => Settled::Done,
+            // It may have been replaced since it was looked at: whoever receives the message looks again.
+            Outcome::Settled | Outcome::Quarantined(_) if was_named_again => Settled::Again(Duration::ZERO),
+            Outcome::Settled | Outcome::Quarantined(_) => Settled::Done,
+            Outcome::Failed(_) => Settled::Again(memory.pause_of(key)),
+        }
+    }
+
+    /// Candidates from all sources.
+    fn found(self: &Arc<Self>, stop: &CancellationToken) -> BoxStream<'static, Candidate> {
+        let passes = self.passes().map(Candidate::Listed);
+        let Some(events) = &self.settings.events else { return passes.boxed() };
+        let named = events.intake.batches(stop.clone()).map(Candidate::Named);
+        let failed = self.failed().map(Candidate::Named);
+        stream::select_all([passes.boxed(), named.boxed(), failed.boxed()]).boxed()
+    }
+
+    /// What listings find, pass after pass. A pass that fails is logged, and the next one comes all the same.
+    fn passes(self: &Arc<Self>) -> impl Stream<Item = Meta> + Send + use<> {
         let worker = self.clone();
         let intake = Intake::new(self.store.clone(), self.paths.clone());
         let passes = stream::unfold((worker, None::<Instant>, true), move |(worker, last_full, first)| {
@@ -110,9 +185,10 @@ impl Worker {
                     if worker.settings.once {
                         return None;
                     }
-                    tokio::time::sleep(worker.settings.poll_interval).await;
+                    tokio::time::sleep(worker.pause_between_passes()).await;
                 }
-                let full = last_full.is_none_or(|at| at.elapsed() >= worker.settings.full_scan_interval);
+                let full = worker.settings.events.is_some()
+                    || last_full.is_none_or(|at| at.elapsed() >= worker.settings.full_scan_interval);
                 if full {
                     // Someone may have taken entries out of quarantine.
                     worker.memory().quarantined.clear();
@@ -127,9 +203,31 @@ impl Worker {
             let found = found.inspect_err(|error| {
                 tracing::error!(%error, "looking for new batches failed");
                 worker.pass_failed.store(true, Ordering::Relaxed);
+                worker.last_pass_failed.store(true, Ordering::Relaxed);
             });
             future::ready(found.ok())
         })
+    }
+
+    fn pause_between_passes(&self) -> Duration {
+        let failed = self.last_pass_failed.swap(false, Ordering::Relaxed);
+        match &self.settings.events {
+            None => self.settings.poll_interval,
+            Some(events) if failed => events.reconcile_interval.min(PASS_AGAIN),
+            Some(events) => events.reconcile_interval,
+        }
+    }
+
+    /// Batches that failed, when it is time to try them again: nobody may name them soon, and the next full pass is
+    /// far away.
+    fn failed(self: &Arc<Self>) -> impl Stream<Item = Key> + Send + use<> {
+        let worker = self.clone();
+        let due = stream::unfold(worker, |worker| async move {
+            tokio::time::sleep(worker.settings.poll_interval).await;
+            let due = worker.memory().due();
+            Some((stream::iter(due), worker))
+        });
+        due.flatten()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -143,11 +241,41 @@ impl Worker {
     }
 
     /// Takes a candidate into work, unless it is already or need not be.
-    fn takes(&self, raw: &Meta) -> bool {
+    fn takes(&self, candidate: &Candidate) -> bool {
         let mut memory = self.memory();
-        let waits = memory.failed.get(&raw.key).is_some_and(|(_, again)| Instant::now() < *again);
-        let same = memory.quarantined.get(&raw.key).is_some_and(|known| known == raw);
-        !waits && !same && memory.in_work.insert(raw.key.clone())
+        let key = match candidate {
+            Candidate::Listed(raw) => {
+                let waits = memory.failed.get(&raw.key).is_some_and(|(_, again)| Instant::now() < *again);
+                let same = memory.quarantined.get(&raw.key).is_some_and(|known| known == raw);
+                if waits || same {
+                    return false;
+                }
+                &raw.key
+            }
+            Candidate::Named(key) if memory.in_work.contains(key) => {
+                memory.named_again.insert(key.clone());
+                return false;
+            }
+            Candidate::Named(key) => key,
+        };
+        memory.in_work.insert(key.clone())
+    }
+
+    async fn look_and_process(self: Arc<Self>, candidate: Candidate) -> (Key, Outcome) {
+        let key = match candidate {
+            Candidate::Listed(raw) => return self.process_apart(raw).await,
+            Candidate::Named(key) => key,
+        };
+        let outcome = match self.store.head(&key).await {
+            Ok(Some(raw)) => return self.process_apart(raw).await,
+            Ok(None) => {
+                tracing::warn!(batch = %key, "gone before it could be read");
+                Outcome::Settled
+            }
+            Err(e) => Outcome::Failed(e.into()),
+        };
+        self.memory().note_end(&key, &outcome, self.settings.poll_interval);
+        (key, outcome)
     }
 
     /// Processes a batch as a task of its own: a panic in it is an outcome, and not the worker's end.
@@ -156,15 +284,7 @@ impl Worker {
         let worker = self.clone();
         let task = AbortOnDropHandle::new(tokio::spawn(async move { worker.process(&raw).await }));
         let outcome = task.await.unwrap_or_else(|panic| Outcome::Failed(panic.into()));
-        let mut memory = self.memory();
-        memory.in_work.remove(&key);
-        match &outcome {
-            Outcome::Failed(_) => memory.note_failure(key.clone(), self.settings.poll_interval),
-            _ => {
-                memory.failed.remove(&key);
-            }
-        }
-        drop(memory);
+        self.memory().note_end(&key, &outcome, self.settings.poll_interval);
         (key, outcome)
     }
 
@@ -234,6 +354,28 @@ impl Memory {
             self.quarantined.clear();
         }
         self.quarantined.insert(raw.key.clone(), raw.clone());
+    }
+
+    fn note_end(&mut self, key: &Key, outcome: &Outcome, poll_interval: Duration) {
+        self.in_work.remove(key);
+        match outcome {
+            Outcome::Failed(_) => self.note_failure(key.clone(), poll_interval),
+            _ => {
+                self.failed.remove(key);
+            }
+        }
+    }
+
+    /// How long a batch that failed should still wait.
+    fn pause_of(&self, key: &Key) -> Duration {
+        self.failed.get(key).map_or(Duration::ZERO, |(_, again)| again.saturating_duration_since(Instant::now()))
+    }
+
+    /// Batches that failed and have waited long enough.
+    fn due(&self) -> Vec<Key> {
+        let now = Instant::now();
+        let due = self.failed.iter().filter(|(key, (_, again))| *again <= now && !self.in_work.contains(*key));
+        due.map(|(key, _)| key.clone()).collect()
     }
 
     /// Each failure doubles the pause before the next try, from one poll to about ten minutes.

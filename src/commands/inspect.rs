@@ -88,6 +88,7 @@ impl Report {
         row(out, "raw files beside them", found.raw)?;
         row(out, "quarantined batches", found.quarantined_batches)?;
         row(out, "quarantined records", found.quarantined_records)?;
+        row(out, "quarantined messages", found.quarantined_messages)?;
         writeln!(out)?;
         let batches = units::counted(found.ledger.objects, "batch");
         writeln!(

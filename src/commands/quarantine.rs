@@ -7,7 +7,7 @@ use crate::say::say;
 use crate::units::{self, counted};
 use futures::TryStreamExt;
 use gravity_pipeline::Error;
-use gravity_pipeline::loose::{Marker, Paths, QuarantinedBatch, StrayLine};
+use gravity_pipeline::loose::{Marker, Paths, QuarantinedBatch, QuarantinedMessage, StrayLine};
 use gravity_pipeline::quarantine::{self, Entry, StrayObject};
 use gravity_pipeline::store::{Key, Store};
 use serde::Serialize;
@@ -20,7 +20,11 @@ use std::sync::Arc;
 enum Line<'a> {
     Batch(&'a QuarantinedBatch),
     Records { key: Option<&'a str>, object: &'a str, bytes: u64 },
+    Message { key: String, reason: &'a str, receives: u32 },
 }
+
+/// Stands before the id of a message where a batch has its key. No batch is called so unless by intent.
+const MESSAGE: &str = "%messages/";
 
 /// What `show` knows of a batch.
 #[derive(Serialize)]
@@ -73,6 +77,13 @@ async fn list(store: &Arc<dyn Store>, json: bool) -> Result<Done, Failure> {
             (Entry::Strays(StrayObject { object, batch, bytes }), true) => {
                 json_line(&Line::Records { key: batch.as_deref(), object: object.as_str(), bytes: *bytes })
             }
+            (Entry::Message(QuarantinedMessage { message, reason, receives, .. }), true) => {
+                json_line(&Line::Message { key: format!("{MESSAGE}{message}"), reason, receives: *receives })
+            }
+            (Entry::Message(QuarantinedMessage { message, reason, receives, .. }), false) => {
+                let times = counted(u64::from(*receives), "receive");
+                format!("message  {MESSAGE}{message}  ({times}): {reason}")
+            }
             (Entry::Batch(QuarantinedBatch { key, reason, tries, .. }), false) => {
                 format!("batch    {key}  ({}): {reason}", tries_in_words(*tries))
             }
@@ -87,6 +98,9 @@ async fn list(store: &Arc<dyn Store>, json: bool) -> Result<Done, Failure> {
 }
 
 async fn show(store: &dyn Store, paths: &Paths, key: &str, json: bool) -> Result<Done, Failure> {
+    if let Some(id) = key.strip_prefix(MESSAGE) {
+        return show_message(store, id, json).await;
+    }
     let batch = quarantine::read(store, paths, key).await?;
     let mut records = Vec::new();
     for strays in quarantine::strays(store, paths, key).await? {
@@ -99,6 +113,27 @@ async fn show(store: &dyn Store, paths: &Paths, key: &str, json: bool) -> Result
     let stored = store.head(&paths.ledger(key)).await?.is_some();
     let shown = Shown { key, raw_bytes: raw, stored, batch, records };
     let text = if json { json_line(&shown) } else { shown.text() };
+    writeln!(std::io::stdout(), "{text}").map_err(|e| Failure::stdout(&e))?;
+    Ok(Done::Well)
+}
+
+async fn show_message(store: &dyn Store, id: &str, json: bool) -> Result<Done, Failure> {
+    let Some(entry) = quarantine::read_message(store, id).await? else {
+        return Err(Failure::Failed(not_there(&format!("{MESSAGE}{id}"))));
+    };
+    let text = match json {
+        true => json_line(&entry),
+        false => {
+            let QuarantinedMessage { message, queue, reason, receives, sent, body, gravity } = &entry;
+            let sent = sent.as_deref().unwrap_or("unknown");
+            // A body may hold anything, and a terminal obeys control characters.
+            let body = body.escape_debug();
+            format!(
+                "{MESSAGE}{message}\n  reason   {reason}\n  queue    {queue}\n  sent     {sent}\n  \
+                 receives {receives}, the last by gravity {gravity}\n  body     {body}"
+            )
+        }
+    };
     writeln!(std::io::stdout(), "{text}").map_err(|e| Failure::stdout(&e))?;
     Ok(Done::Well)
 }
@@ -143,6 +178,13 @@ async fn retry(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Do
     let mut retried = 0;
     let mut done = Done::Well;
     for key in keys {
+        if key.starts_with(MESSAGE) {
+            done = Done::WithFailures;
+            say!(
+                "{key}: messages are not tried again; a full pass finds the batches that they meant, `drop` removes them"
+            );
+            continue;
+        }
         if store.head(&paths.quarantined(&key)).await?.is_none() {
             done = Done::WithFailures;
             match quarantine::strays(store, paths, &key).await?.is_empty() {
@@ -162,7 +204,7 @@ async fn retry(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Do
     }
     if retried > 0 {
         say!(
-            "{}: a worker tries again at its next full pass (FULL_SCAN_INTERVAL), `gravity worker --once` at once",
+            "{}: a worker tries again at its next full pass (FULL_SCAN_INTERVAL, with a queue RECONCILE_INTERVAL), `gravity worker --once` at once",
             counted(retried, "batch")
         );
     }
@@ -172,6 +214,19 @@ async fn retry(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Do
 async fn remove(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Done, Failure> {
     let mut done = Done::Well;
     for key in keys {
+        if let Some(id) = key.strip_prefix(MESSAGE) {
+            match quarantine::read_message(store, id).await? {
+                Some(_) => {
+                    quarantine::remove_message(store, id).await?;
+                    say!("{key}: dropped");
+                }
+                None => {
+                    done = Done::WithFailures;
+                    say!("{}", not_there(&key));
+                }
+            }
+            continue;
+        }
         let has_entry = store.head(&paths.quarantined(&key)).await?.is_some();
         let strays = quarantine::strays(store, paths, &key).await?.len() as u64;
         if !has_entry && strays == 0 {

@@ -14,14 +14,20 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
     let OpenStore { store, requests } = args.pipeline.store.open().await?;
     let pipeline = Pipeline::open(store.clone(), args.pipeline.settings()?).await?;
+    let events = match args.once {
+        true => None,
+        false => args.queue.open(&args.pipeline.store, &store, args.pipeline.max_concurrent).await?,
+    };
     let worker_settings = WorkerSettings {
         once: args.once,
         poll_interval: args.poll_interval,
         full_scan_interval: args.full_scan_interval,
         max_concurrent: args.pipeline.max_concurrent,
         shutdown_grace: args.shutdown_grace,
+        events,
     };
-    tracing::info!(store = store.location(), raw = args.pipeline.store.raw_spans_path, "worker started");
+    let queue = args.queue.queue.filter(|_| !args.once);
+    tracing::info!(store = store.location(), raw = args.pipeline.store.raw_spans_path, queue, "worker started");
     let worker = Worker::new(store, args.pipeline.store.paths()?, pipeline, worker_settings);
     let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
     let mut outcomes = std::pin::pin!(worker.run(stop));

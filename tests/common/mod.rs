@@ -3,6 +3,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod cloud;
+pub mod gate;
 pub mod otlp;
 pub mod store;
 

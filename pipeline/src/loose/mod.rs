@@ -11,7 +11,7 @@ pub use blobs::{Blobs, Ensured};
 pub use index_file::{PartEntry, SpanEntry, TraceIndex};
 pub use ledger::{BatchSums, LedgerEntry};
 pub use marker::{Layout, Marker};
-pub use quarantine::{QuarantinedBatch, StrayLine};
+pub use quarantine::{QuarantinedBatch, QuarantinedMessage, StrayLine};
 
 use crate::hash::ChunkHash;
 use crate::ids::TraceId;
@@ -32,6 +32,8 @@ pub struct Paths {
 pub const LEDGER: &str = "batches";
 /// Folder of what could not be stored.
 pub const QUARANTINE: &str = "quarantine";
+/// Folder of messages that name nothing; no batch can be there, since a `%` in its name is encoded.
+pub const QUARANTINED_MESSAGES: &str = "quarantine/%messages";
 
 impl Default for Paths {
     fn default() -> Self {

@@ -29,6 +29,25 @@ impl QuarantinedBatch {
     }
 }
 
+/// A message of the queue that makes no sense, or came too often; `quarantine/%messages/{message id}.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedMessage {
+    /// Its id.
+    pub message: String,
+    /// The queue it came from.
+    pub queue: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// How often it was received.
+    pub receives: u32,
+    /// When it was sent, RFC 3339 in UTC.
+    pub sent: Option<String>,
+    /// What it says, exactly.
+    pub body: String,
+    /// The gravity that received it last.
+    pub gravity: String,
+}
+
 /// A record that no trace can hold: one line of `quarantine/{raw key}/{offset}.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StrayLine {

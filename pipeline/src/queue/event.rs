@@ -124,16 +124,20 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// What the keys of all batches begin with.
+    pub fn folder(&self) -> String {
+        match self.prefix.as_str() {
+            "" => format!("{}/", self.raw_spans),
+            prefix => format!("{prefix}/{}/", self.raw_spans),
+        }
+    }
+
     /// The batch's name in the store, if the object is one.
     pub fn batch<'a>(&self, bucket: &str, key: &'a str) -> Option<&'a str> {
-        let in_store = match self.prefix.as_str() {
-            "" => Some(key),
-            prefix => key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')),
-        };
-        let name = in_store?;
-        let below = name.strip_prefix(self.raw_spans.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        let below = key.strip_prefix(self.folder().as_str())?;
+        let name = &key[key.len() - below.len() - self.raw_spans.len() - 1..];
         // A "folder" made by a console is an object whose name ends in `/`.
-        (bucket == self.bucket && below && !name.ends_with('/')).then_some(name)
+        (bucket == self.bucket && !below.is_empty() && !name.ends_with('/')).then_some(name)
     }
 }
 

@@ -59,6 +59,11 @@ impl Held {
         batches
     }
 
+    /// True for a message that is in hand.
+    pub fn has(&self, id: &str) -> bool {
+        self.messages.contains_key(id)
+    }
+
     /// A batch is settled: which messages may go, and where.
     pub fn settle(&mut self, batch: &Key, how: Settled) -> Vec<Verdict> {
         let mut verdicts = Vec::new();

@@ -7,9 +7,7 @@ use crate::store::{Error, ErrorKind, Result};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Region;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeName, QueueAttributeName,
-};
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeName, QueueAttributeName};
 use futures::future;
 use std::time::{Duration, SystemTime};
 
@@ -125,17 +123,17 @@ impl Sqs {
         .await
     }
 
-    /// Keeps messages invisible to others for the visibility time from now. What failed is told, one by one.
-    pub async fn keep(&self, receipts: &[Receipt]) -> Vec<Error> {
+    /// Keeps messages invisible to others for the visibility time from now.
+    pub async fn keep(&self, receipts: &[Receipt]) -> Result<()> {
         self.set_visibility(receipts, self.visibility, "keep messages of").await
     }
 
-    /// Lets messages be received again, by anybody, at once. What failed is told, one by one.
-    pub async fn release_all(&self, receipts: &[Receipt]) -> Vec<Error> {
+    /// Lets messages be received again, by anybody, at once.
+    pub async fn release_all(&self, receipts: &[Receipt]) -> Result<()> {
         self.set_visibility(receipts, 0, "give messages back to").await
     }
 
-    async fn set_visibility(&self, receipts: &[Receipt], seconds: i32, operation: &'static str) -> Vec<Error> {
+    async fn set_visibility(&self, receipts: &[Receipt], seconds: i32, operation: &'static str) -> Result<()> {
         let requests = receipts.chunks(MOST).map(|some| async move {
             let entries = some.iter().enumerate().filter_map(|(n, receipt)| {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(n.to_string());
@@ -147,12 +145,13 @@ impl Sqs {
                 let sent = request.set_entries(Some(entries.clone())).send();
                 async { sent.await.map_err(|e| self.error(operation, &e)) }
             };
-            match self.retry(request).await {
-                Ok(answer) => answer.failed.iter().map(|entry| self.entry_error(operation, entry)).collect(),
-                Err(e) => vec![e],
+            for failed in self.retry(request).await?.failed {
+                // Most likely it was settled in the same moment; if not, it only comes again.
+                tracing::debug!(code = failed.code, message = failed.message, "{operation} the queue: one failed");
             }
+            Ok(())
         });
-        future::join_all(requests).await.into_iter().flatten().collect()
+        future::try_join_all(requests).await.map(|_| ())
     }
 
     /// How many messages there are.
@@ -185,11 +184,6 @@ impl Sqs {
     {
         let (kind, message) = aws::explain(error);
         Error { kind, operation, target: self.url.clone(), message }
-    }
-
-    fn entry_error(&self, operation: &'static str, entry: &BatchResultErrorEntry) -> Error {
-        let message = format!("{} {}", entry.code, entry.message.as_deref().unwrap_or_default());
-        Error { kind: ErrorKind::Other, operation, target: self.url.clone(), message: message.trim_end().to_owned() }
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Level, READS, Verifier, of_this_object};
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
 use crate::ledger;
-use crate::loose::{LEDGER, LedgerEntry, QUARANTINE, QuarantinedBatch, TraceIndex};
+use crate::loose::{LEDGER, LedgerEntry, QUARANTINE, QuarantinedBatch, QuarantinedMessage, TraceIndex};
 use crate::quarantine;
 use crate::store::{Key, Meta, Store};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -161,6 +161,9 @@ impl Verifier<'_> {
                         return Ok((key, None));
                     }
                     let Some((json, _)) = store.read(&key).await? else { return Ok((key, None)) };
+                    if quarantine::is_message(&key) && serde_json::from_slice::<QuarantinedMessage>(&json).is_ok() {
+                        return Ok((key, None));
+                    }
                     let entry = serde_json::from_slice::<QuarantinedBatch>(&json);
                     let is_done = match &entry {
                         Ok(entry) => store.head(&paths.ledger(&entry.key)).await?.is_some(),
