@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => measure(Metered::new(Directory::open(place)?), batches).await,
         Some(rest) => {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let settings = S3Settings { bucket: bucket.into(), prefix: prefix.into(), region: None, endpoint: None };
+            let settings = S3Settings { prefix: prefix.into(), ..S3Settings::new(bucket) };
             measure(Metered::new(S3::open(settings).await), batches).await
         }
     }

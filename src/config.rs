@@ -1,6 +1,7 @@
 //! Flags and environment variables, resolved once into what the pipeline takes.
 
 use crate::exit::Failure;
+use crate::s3_args::S3Args;
 use clap::Args;
 use gravity_pipeline::decompress;
 use gravity_pipeline::keys::ContentKeys;
@@ -45,6 +46,9 @@ pub struct StoreArgs {
     /// Requests to the store at a time.
     #[arg(long, env = "MAX_REQUESTS", value_name = "N", default_value = "64", value_parser = parse::count("MAX_REQUESTS"))]
     pub max_requests: usize,
+    /// How a bucket is used.
+    #[command(flatten)]
+    pub s3: S3Args,
 }
 
 /// What is content, and what it is cut at.
@@ -205,7 +209,7 @@ impl StoreArgs {
     /// Opens a store at some other place, with the same region and endpoint.
     pub async fn open_at(&self, location: &str) -> Result<OpenStore, Failure> {
         if location == "discard:" {
-            return Ok(ready(Discard));
+            return Ok(ready(Discard, self.s3.retry()));
         }
         if let Some((bucket, prefix)) = bucket_and_prefix(location) {
             if !is_bucket(bucket) {
@@ -213,17 +217,16 @@ impl StoreArgs {
                 return Err(Failure::Usage(format!("store {location:?} (--store, S3_BUCKET): {rule}")));
             }
             let settings = S3Settings {
-                bucket: bucket.into(),
-                prefix: prefix.into(),
                 region: self.s3_region.clone(),
                 endpoint: self.endpoint_url.clone(),
+                ..self.s3.settings(bucket, prefix).map_err(Failure::Usage)?
             };
-            return Ok(ready(S3::open(settings).await));
+            return Ok(ready(S3::open(settings).await, self.s3.retry()));
         }
         if location.contains("://") {
             return Err(Failure::Usage(format!("store {location:?}: only s3:// URLs and folders are known")));
         }
-        Ok(ready(Directory::open(location)?))
+        Ok(ready(Directory::open(location)?, self.s3.retry()))
     }
 
     /// The folders.
@@ -273,10 +276,10 @@ fn is_bucket(name: &str) -> bool {
     (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
 }
 
-fn ready<S: Store>(store: S) -> OpenStore {
+fn ready<S: Store>(store: S, policy: retry::Policy) -> OpenStore {
     let metered = Metered::new(store);
     let requests = Box::new(metered.requests());
-    OpenStore { store: Arc::new(Retrying::new(metered, retry::Policy::default())), requests }
+    OpenStore { store: Arc::new(Retrying::new(metered, policy)), requests }
 }
 
 /// Parsers of values. Their errors name the environment variable, since that is where most values come from.

@@ -7,6 +7,7 @@ mod exit;
 mod inputs;
 mod logging;
 mod progress;
+mod s3_args;
 mod say;
 mod shutdown;
 mod units;

@@ -49,6 +49,7 @@ pub struct BatchReport {
 }
 
 /// Writes indexes and ledger entries of a store.
+#[derive(Clone)]
 pub struct Indexer {
     /// The store.
     pub store: Arc<dyn Store>,

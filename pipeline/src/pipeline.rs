@@ -67,8 +67,9 @@ pub struct Batch {
 /// Everything that batches share: the store, what is known to be in it, and the limits.
 pub struct Pipeline {
     settings: Settings,
+    store: Arc<dyn Store>,
     blobs: Arc<Blobs>,
-    indexer: Arc<Indexer>,
+    indexer: Indexer,
 }
 
 impl Pipeline {
@@ -82,20 +83,22 @@ impl Pipeline {
         let blobs = Blobs::new(store.clone(), settings.paths.clone(), requests, known);
         blobs.warm_up().await?;
         let indexer = Indexer {
-            store,
+            store: store.clone(),
             paths: settings.paths.clone(),
             separator: settings.separator.clone(),
             concurrency: requests,
             max_index_bytes: settings.max_index_bytes,
             budget: Arc::new(Semaphore::new((settings.max_index_bytes / 1024).max(1) as usize)),
         };
-        Ok(Self { settings, blobs: Arc::new(blobs), indexer: Arc::new(indexer) })
+        Ok(Self { settings, store, blobs: Arc::new(blobs), indexer })
     }
 
     /// Runs one batch: its traces as they are committed, then the batch itself. The picture in `DESIGN.md`, in code.
     pub fn run(&self, batch: Batch) -> impl Stream<Item = Result<Committed>> + Send + use<> {
         let settings = &self.settings;
         let tallies = Tallies::default();
+        let store = self.store.for_batch().unwrap_or_else(|| self.store.clone());
+        let indexer = Indexer { store: store.clone(), ..self.indexer.clone() };
         let parsing =
             ParseSettings { keys: settings.keys.clone(), limits: settings.frames, concurrency: settings.blocks };
 
@@ -103,8 +106,8 @@ impl Pipeline {
         let records = parse(bytes, parsing, tallies.documents.clone());
         let parts = split(records, settings.separator.clone());
         let hashed = hash(parts, settings.blocks);
-        let stored = upload(hashed, self.blobs.clone(), settings.blocks);
-        index(stored, batch.key, tallies, self.indexer.clone())
+        let stored = upload(hashed, store, self.blobs.clone(), settings.blocks);
+        index(stored, batch.key, tallies, Arc::new(indexer))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::hash::{HashedBlock, HashedPart};
 use crate::loose::{Blobs, Ensured};
 use crate::otlp::Record;
 use crate::stages;
+use crate::store::Store;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
@@ -45,18 +46,23 @@ impl std::ops::AddAssign for UploadSums {
 /// Chunks of one block looked at at the same time; the store's own limit on requests comes on top.
 const CHUNKS_AT_ONCE: usize = 64;
 
-/// Uploads what is new, `concurrency` blocks at a time.
-pub fn upload<S>(hashed: S, blobs: Arc<Blobs>, concurrency: usize) -> impl Stream<Item = Result<StoredBlock>> + Send
+/// Uploads what is new to `store`, whose blobs these are, `concurrency` blocks at a time.
+pub fn upload<S>(
+    hashed: S,
+    store: Arc<dyn Store>,
+    blobs: Arc<Blobs>,
+    concurrency: usize,
+) -> impl Stream<Item = Result<StoredBlock>> + Send
 where
     S: Stream<Item = Result<HashedBlock>> + Send,
 {
-    stages::concurrent(hashed, concurrency, move |block| upload_block(block, blobs.clone()))
+    stages::concurrent(hashed, concurrency, move |block| upload_block(block, store.clone(), blobs.clone()))
 }
 
-async fn upload_block(block: HashedBlock, blobs: Arc<Blobs>) -> Result<StoredBlock> {
+async fn upload_block(block: HashedBlock, store: Arc<dyn Store>, blobs: Arc<Blobs>) -> Result<StoredBlock> {
     let HashedBlock { records, chunks } = block;
     let ensured = stream::iter(chunks)
-        .map(|(hash, chunk)| blobs.ensure(hash, chunk))
+        .map(|(hash, chunk)| blobs.ensure(&*store, hash, chunk))
         .buffer_unordered(CHUNKS_AT_ONCE)
         .try_fold(UploadSums::default(), |mut sums, ensured| async move {
             match ensured {

@@ -52,10 +52,9 @@ async fn s3(name: &str) -> Option<S3> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let settings = S3Settings {
-        bucket: env::var("GRAVITY_TEST_BUCKET").expect("GRAVITY_TEST_BUCKET names a bucket of the server"),
         prefix: format!("run-{now}-{}/{name}", std::process::id()),
-        region: None,
         endpoint: env::var("AWS_ENDPOINT_URL").ok(),
+        ..S3Settings::new(env::var("GRAVITY_TEST_BUCKET").expect("GRAVITY_TEST_BUCKET names a bucket of the server"))
     };
     Some(S3::open(settings).await)
 }
@@ -77,12 +76,8 @@ async fn a_bucket_that_is_not_there_is_told() {
     if s3("missing").await.is_none() {
         return;
     }
-    let settings = S3Settings {
-        bucket: "gravity-test-no-such-bucket".into(),
-        prefix: String::new(),
-        region: None,
-        endpoint: env::var("AWS_ENDPOINT_URL").ok(),
-    };
+    let settings =
+        S3Settings { endpoint: env::var("AWS_ENDPOINT_URL").ok(), ..S3Settings::new("gravity-test-no-such-bucket") };
     let store = S3::open(settings).await;
     let error = store.put(&key("x"), Bytes::from("x"), PutMode::Always).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NoStore, "{error}");

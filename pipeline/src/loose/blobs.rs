@@ -13,8 +13,9 @@ use crate::store::{PutMode, Store};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
 
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +114,14 @@ impl Blobs {
         Ok(())
     }
 
-    /// Returns once the chunk is in the store, durably.
-    pub async fn ensure(&self, hash: ChunkHash, chunk: Bytes) -> Result<Ensured> {
+    /// Returns once the chunk is in the store, durably. `store` is this one, for the batch that needs the chunk.
+    pub async fn ensure(&self, store: &dyn Store, hash: ChunkHash, chunk: Bytes) -> Result<Ensured> {
         let Some(flight) = self.seen().board(hash) else { return Ok(Ensured::Known) };
         let mut outcome = Ensured::Known;
         // Whoever comes first does the work, the others wait; if it fails, the next in line tries.
         let landed = flight
             .get_or_try_init(|| async {
-                outcome = self.write(&hash, &chunk).await?;
+                outcome = self.write(store, &hash, &chunk).await?;
                 Ok(())
             })
             .await
@@ -129,17 +130,17 @@ impl Blobs {
         landed.map(|()| outcome)
     }
 
-    async fn write(&self, hash: &ChunkHash, chunk: &[u8]) -> Result<Ensured> {
+    async fn write(&self, store: &dyn Store, hash: &ChunkHash, chunk: &[u8]) -> Result<Ensured> {
         // The semaphore is never closed.
         let _permit = self.requests.acquire().await;
         let key = self.paths.blob(hash);
         let absent = self.seen().complete_until.is_some_and(|until| Instant::now() < until);
-        if !absent && self.store.head(&key).await?.is_some() {
+        if !absent && store.head(&key).await?.is_some() {
             return Ok(Ensured::Known);
         }
         let blob = gzip(chunk);
         let size = blob.len() as u64;
-        self.store.put(&key, blob, PutMode::Always).await?;
+        store.put(&key, blob, PutMode::Always).await?;
         Ok(Ensured::New(size))
     }
 
@@ -166,9 +167,9 @@ mod tests {
     async fn a_chunk_seen_in_this_run_costs_no_request() {
         let (blobs, requests) = blobs(10_000);
         let chunk = Bytes::from("hello");
-        let first = blobs.ensure(ChunkHash::of(&chunk), chunk.clone()).await.unwrap();
+        let first = blobs.ensure(&*blobs.store, ChunkHash::of(&chunk), chunk.clone()).await.unwrap();
         assert!(matches!(first, Ensured::New(size) if size > 0));
-        assert_eq!(blobs.ensure(ChunkHash::of(&chunk), chunk).await.unwrap(), Ensured::Known);
+        assert_eq!(blobs.ensure(&*blobs.store, ChunkHash::of(&chunk), chunk).await.unwrap(), Ensured::Known);
         assert_eq!(requests(), (1, 1));
     }
 
@@ -178,7 +179,7 @@ mod tests {
         let chunk = Bytes::from("hello");
         let hash = ChunkHash::of(&chunk);
         blobs.store.put(&blobs.paths.blob(&hash), gzip(&chunk), PutMode::Always).await.unwrap();
-        assert_eq!(blobs.ensure(hash, chunk).await.unwrap(), Ensured::Known);
+        assert_eq!(blobs.ensure(&*blobs.store, hash, chunk).await.unwrap(), Ensured::Known);
         assert_eq!(requests(), (1, 1));
     }
 
@@ -186,7 +187,8 @@ mod tests {
     async fn of_a_chunk_in_flight_twice_one_is_sent() {
         let (blobs, requests) = blobs(10_000);
         let chunk = Bytes::from("hello");
-        let outcomes = future::join_all((0..20).map(|_| blobs.ensure(ChunkHash::of(&chunk), chunk.clone()))).await;
+        let outcomes =
+            future::join_all((0..20).map(|_| blobs.ensure(&*blobs.store, ChunkHash::of(&chunk), chunk.clone()))).await;
         let new = outcomes.into_iter().filter(|o| matches!(o, Ok(Ensured::New(_)))).count();
         assert_eq!((new, requests()), (1, (1, 1)));
     }
@@ -197,8 +199,8 @@ mod tests {
         let [old, new] = ["old", "new"].map(Bytes::from);
         blobs.store.put(&blobs.paths.blob(&ChunkHash::of(&old)), gzip(&old), PutMode::Always).await.unwrap();
         blobs.warm_up().await.unwrap();
-        assert_eq!(blobs.ensure(ChunkHash::of(&old), old).await.unwrap(), Ensured::Known);
-        assert!(matches!(blobs.ensure(ChunkHash::of(&new), new).await.unwrap(), Ensured::New(_)));
+        assert_eq!(blobs.ensure(&*blobs.store, ChunkHash::of(&old), old).await.unwrap(), Ensured::Known);
+        assert!(matches!(blobs.ensure(&*blobs.store, ChunkHash::of(&new), new).await.unwrap(), Ensured::New(_)));
         assert_eq!(requests(), (0, 2));
     }
 
@@ -208,10 +210,10 @@ mod tests {
         blobs.warm_up().await.unwrap();
         for n in 0..20u32 {
             let chunk = Bytes::from(n.to_string());
-            blobs.ensure(ChunkHash::of(&chunk), chunk).await.unwrap();
+            blobs.ensure(&*blobs.store, ChunkHash::of(&chunk), chunk).await.unwrap();
         }
         let first = Bytes::from("0");
-        assert_eq!(blobs.ensure(ChunkHash::of(&first), first).await.unwrap(), Ensured::Known);
+        assert_eq!(blobs.ensure(&*blobs.store, ChunkHash::of(&first), first).await.unwrap(), Ensured::Known);
         assert_eq!(requests().1, 20);
     }
 
@@ -220,7 +222,7 @@ mod tests {
         let (blobs, _) = blobs(100 * HASH_BYTES);
         for n in 0..1000u32 {
             let chunk = Bytes::from(n.to_string());
-            blobs.ensure(ChunkHash::of(&chunk), chunk).await.unwrap();
+            blobs.ensure(&*blobs.store, ChunkHash::of(&chunk), chunk).await.unwrap();
         }
         let seen = blobs.seen();
         assert!(seen.young.len() + seen.old.len() <= 100);

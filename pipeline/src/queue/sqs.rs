@@ -2,7 +2,7 @@
 
 use super::held::Receipt;
 use crate::aws;
-use crate::retry::{self, Policy};
+use crate::retry::{Budget, Policy};
 use crate::store::{Error, ErrorKind, Result};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Region;
@@ -69,7 +69,7 @@ impl Sqs {
         let region = region_of(&settings.url).map(str::to_owned).or(settings.region.clone());
         // AWS_ENDPOINT_URL is the store's: a queue is where its own URL says.
         let endpoint = settings.endpoint.as_deref().unwrap_or_else(|| origin(&settings.url));
-        let shared = aws::config(region, Some(endpoint)).await;
+        let shared = aws::config(region, Some(endpoint), aws::TIMEOUT).await;
         let mut config = aws_sdk_sqs::config::Builder::from(&shared);
         if shared.region().is_none() {
             config = config.region(Region::new("us-east-1"));
@@ -175,7 +175,7 @@ impl Sqs {
     }
 
     async fn retry<T, F: Future<Output = Result<T>>>(&self, attempt: impl FnMut() -> F) -> Result<T> {
-        retry::retry(&POLICY, |e: &Error| e.kind == ErrorKind::Transient, attempt).await
+        Budget::new(POLICY).retry(Error::is_transient, attempt).await
     }
 
     fn error<E>(&self, operation: &'static str, error: &SdkError<E>) -> Error
@@ -192,6 +192,7 @@ const POLICY: Policy = Policy {
     initial: Duration::from_millis(100),
     max_interval: Duration::from_secs(2),
     max_elapsed: Duration::from_secs(10),
+    jitter: 0.5,
 };
 
 fn received(message: aws_sdk_sqs::types::Message) -> Option<Received> {

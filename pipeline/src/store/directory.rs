@@ -273,6 +273,7 @@ impl Store for Directory {
             body: ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
                 .map_err(move |e| Error::io("get", shown.display(), &e))
                 .boxed(),
+            crc32: None,
         }))
     }
 

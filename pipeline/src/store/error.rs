@@ -1,5 +1,6 @@
 //! Errors of a store: which operation on which key, what kind of failure, and what helps.
 
+use super::Meta;
 use std::fmt;
 
 /// A store's results.
@@ -10,8 +11,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The condition of a conditional put did not hold.
     Precondition,
-    /// Credentials are missing, expired or not allowed to do this.
+    /// Credentials are missing or not allowed to do this.
     Denied,
+    /// Credentials have expired; others may be issued meanwhile.
+    Expired,
     /// The bucket, or the directory above the store, is not there.
     NoStore,
     /// The queue is not there.
@@ -32,6 +35,7 @@ impl ErrorKind {
     fn advice(self) -> Option<&'static str> {
         Some(match self {
             ErrorKind::Denied => "check the credentials and that the policy or file mode allows it",
+            ErrorKind::Expired => "the credentials have expired: see that others are issued",
             ErrorKind::NoStore => "check --store (S3_BUCKET); Gravity does not create buckets",
             ErrorKind::NoQueue => "check --queue (SQS_QUEUE_URL); Gravity does not create queues",
             ErrorKind::Full => "free some room and run it again: what was committed stays, the rest is redone",
@@ -55,6 +59,29 @@ pub struct Error {
 }
 
 impl Error {
+    /// True for what may succeed when it is tried again in a while.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, ErrorKind::Transient | ErrorKind::Expired)
+    }
+
+    /// An object of which no more can be had where reading it broke off.
+    pub(crate) fn not_resumable(object: &Meta) -> Self {
+        let message = "reading it broke off, and this store cannot go on from there".to_owned();
+        Self { kind: ErrorKind::Other, operation: "get", target: object.key.to_string(), message }
+    }
+
+    /// An object that is another one by now. Reading it from the start may well succeed.
+    pub(crate) fn replaced(object: &Meta) -> Self {
+        let message = "it was replaced while it was being read".to_owned();
+        Self { kind: ErrorKind::Other, operation: "get", target: object.key.to_string(), message }
+    }
+
+    /// An object whose bytes are not those that were written.
+    pub(crate) fn damaged(object: &Meta, expected: u32, found: u32) -> Self {
+        let message = format!("its CRC-32 is {found:08x}, the store says {expected:08x}");
+        Self { kind: ErrorKind::Transient, operation: "get", target: object.key.to_string(), message }
+    }
+
     pub(crate) fn io(operation: &'static str, target: impl fmt::Display, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match error.kind() {

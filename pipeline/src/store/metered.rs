@@ -93,6 +93,11 @@ impl<S: Store> Store for Metered<S> {
         self.inner.get(key).await
     }
 
+    async fn get_from(&self, object: &Meta, from: u64) -> Result<Object> {
+        self.count(Operation::Get);
+        self.inner.get_from(object, from).await
+    }
+
     async fn read(&self, key: &Key) -> Result<Option<(Bytes, Option<ETag>)>> {
         self.count(Operation::Get);
         self.inner.read(key).await

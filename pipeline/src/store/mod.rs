@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use directory::Directory;
@@ -28,7 +29,7 @@ pub use key::Key;
 pub use memory::Memory;
 pub use metered::{Metered, Operation, Requests};
 pub use retrying::Retrying;
-pub use s3::{S3, S3Settings};
+pub use s3::{Encryption, S3, S3Settings, StorageClasses};
 
 /// Names one version of an object: equal tags mean equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Object {
     pub meta: Meta,
     /// Its bytes, in order. An error in the middle ends the stream.
     pub body: BoxStream<'static, Result<Bytes>>,
+    /// CRC-32 of all of it, where the store knows and does not check it by itself when a part is read.
+    pub crc32: Option<u32>,
 }
 
 impl Object {
@@ -93,6 +96,14 @@ pub trait Store: Send + Sync + 'static {
     /// Opens an object for reading; `None` if there is none.
     async fn get(&self, key: &Key) -> Result<Option<Object>>;
 
+    /// Goes on reading an object at byte `from` of it, if it is still the version that `object` tells.
+    ///
+    /// # Errors
+    /// If it is not, or the store cannot do that.
+    async fn get_from(&self, object: &Meta, _from: u64) -> Result<Object> {
+        Err(Error::not_resumable(object))
+    }
+
     /// Reads an object whole, with the tag that [`PutMode::IfMatch`] takes; `None` if there is none.
     async fn read(&self, key: &Key) -> Result<Option<(Bytes, Option<ETag>)>> {
         let Some(object) = self.get(key).await? else { return Ok(None) };
@@ -112,4 +123,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes an object; removing what is not there succeeds.
     async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// The same store for the requests of one batch, which share a [`Budget`](crate::retry::Budget); `None` for a
+    /// store that retries nothing.
+    fn for_batch(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
 }
