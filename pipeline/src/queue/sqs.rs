@@ -3,7 +3,7 @@
 use super::held::Receipt;
 use crate::aws;
 use crate::retry::{Budget, Policy};
-use crate::store::{Error, ErrorKind, Result};
+use crate::store::{Error, Result};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Region;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
