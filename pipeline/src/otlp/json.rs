@@ -64,7 +64,18 @@ pub(super) fn place(bytes: &[u8], error: &serde_json::Error) -> (usize, String) 
     let at = lines.map(<[u8]>::len).sum::<usize>() + error.column().saturating_sub(1);
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-    (at, reason.to_owned())
+    (at, without_value(reason))
+}
+
+/// An error without the value that it quotes: reasons are logged, and the value may be somebody's prompt.
+fn without_value(reason: &str) -> String {
+    match reason.rsplit_once(", expected ") {
+        Some((found, expected)) => {
+            let kind = found.split(['"', '`']).next().unwrap_or(found).trim_end();
+            format!("{kind}, expected {expected}")
+        }
+        None => reason.to_owned(),
+    }
 }
 
 fn id<const N: usize>(hex: &JsonText<'_>) -> MaybeId<Id<N>> {
@@ -334,6 +345,17 @@ mod tests {
 
     fn refused(record: &str) -> DecodeError {
         span(record.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn an_error_does_not_quote_what_it_found() {
+        let reason = |json: &[u8]| super::span(json).unwrap_err().reason;
+        let kind = reason(br#"{"attributes":["secret, expected `secret`"]}"#);
+        assert_eq!(kind, "not an OTLP record: invalid type: string, expected struct JsonKeyValue");
+        let number = reason(br#"{"attributes":[4711]}"#);
+        assert_eq!(number, "not an OTLP record: invalid type: integer, expected struct JsonKeyValue");
+        let time = reason(br#"{"startTimeUnixNano":"secret"}"#);
+        assert_eq!(time, "not an OTLP record: invalid value: string, expected a whole number");
     }
 
     #[test]
