@@ -2,9 +2,10 @@
 
 STORE ?= ./gravity-data
 export FUZZ_SECONDS ?= 30
+export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.tools/prometheus/usr/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny fuzz bench bench-s3 e2e run inspect reconstruct check
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus fuzz bench bench-s3 e2e run inspect reconstruct check
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +14,7 @@ build: ## Release build: target/release/gravity
 	cargo build --release
 
 test: ## All tests, those of the S3 store and of the queue against real servers
-	@dev/tools.sh seaweedfs ministack
+	@dev/tools.sh seaweedfs ministack prometheus
 	dev/ministack.py run -- dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
 
 # Where cargo builds, and so where `make e2e` finds the binary.
@@ -24,7 +25,7 @@ e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
 	cargo build
 	GRAVITY='$(target)/debug/gravity' dev/e2e/run.py
 
-lint: lint-fmt lint-clippy lint-deny ## Format, clippy without a warning, dependencies
+lint: lint-fmt lint-clippy lint-deny lint-prometheus ## Format, clippy without a warning, dependencies, alert rules
 
 lint-fmt:
 	cargo fmt --all --check
@@ -36,6 +37,11 @@ lint-clippy:
 lint-deny:
 	@dev/tools.sh deny
 	dev/deny.sh
+
+lint-prometheus:
+	@dev/tools.sh prometheus
+	promtool check config dev/prometheus/prometheus.yml
+	promtool test rules dev/prometheus/rules.test.yml
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
 	@dev/tools.sh fuzz

@@ -1,6 +1,7 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
 use crate::config::{PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
+use crate::listener::Listen;
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use gravity_pipeline::verify::Share;
@@ -174,6 +175,9 @@ pub struct WorkerArgs {
     /// How long batches in work may take to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "25s", value_parser = parse::duration("SHUTDOWN_GRACE"))]
     pub shutdown_grace: Duration,
+    /// Where /healthz, /readyz and /metrics are, or `off` [default: 127.0.0.1:9464, or off with --once].
+    #[arg(long, env = "GRAVITY_LISTEN", value_name = "HOST:PORT", value_parser = parse::listen)]
+    pub listen: Option<Listen>,
     /// What the pipeline is told.
     #[command(flatten)]
     pub pipeline: PipelineArgs,

@@ -6,6 +6,7 @@ use clap::Args;
 use gravity_pipeline::decompress;
 use gravity_pipeline::keys::ContentKeys;
 use gravity_pipeline::loose::{LEDGER, Paths, QUARANTINE};
+use gravity_pipeline::observe::Observer;
 use gravity_pipeline::otlp::FrameLimits;
 use gravity_pipeline::pipeline::Settings;
 use gravity_pipeline::queue::event::Watched;
@@ -123,6 +124,8 @@ pub struct PriceArgs {
 pub struct OpenStore {
     /// Retried and counted.
     pub store: Arc<dyn Store>,
+    /// The same, counted but not retried: for whoever wants to know how the store is now.
+    pub untried: Arc<dyn Store>,
     /// The requests it has had so far.
     pub requests: Box<dyn Fn() -> Requests + Send + Sync>,
 }
@@ -195,7 +198,12 @@ fn bucket_and_prefix(location: &str) -> Option<(&str, &str)> {
 impl StoreArgs {
     /// Opens the store.
     pub async fn open(&self) -> Result<OpenStore, Failure> {
-        self.open_at(&self.location()).await
+        self.open_observed(Arc::new(())).await
+    }
+
+    /// Opens the store; the observer is told of every request.
+    pub async fn open_observed(&self, observer: Arc<dyn Observer>) -> Result<OpenStore, Failure> {
+        self.open_at(&self.location(), observer).await
     }
 
     fn location(&self) -> String {
@@ -207,9 +215,9 @@ impl StoreArgs {
     }
 
     /// Opens a store at some other place, with the same region and endpoint.
-    pub async fn open_at(&self, location: &str) -> Result<OpenStore, Failure> {
+    pub async fn open_at(&self, location: &str, observer: Arc<dyn Observer>) -> Result<OpenStore, Failure> {
         if location == "discard:" {
-            return Ok(ready(Discard, self.s3.retry()));
+            return Ok(ready(Discard, self.s3.retry(), observer));
         }
         if let Some((bucket, prefix)) = bucket_and_prefix(location) {
             if !is_bucket(bucket) {
@@ -221,12 +229,12 @@ impl StoreArgs {
                 endpoint: self.endpoint_url.clone(),
                 ..self.s3.settings(bucket, prefix).map_err(Failure::Usage)?
             };
-            return Ok(ready(S3::open(settings).await, self.s3.retry()));
+            return Ok(ready(S3::open(settings).await, self.s3.retry(), observer));
         }
         if location.contains("://") {
             return Err(Failure::Usage(format!("store {location:?}: only s3:// URLs and folders are known")));
         }
-        Ok(ready(Directory::open(location)?, self.s3.retry()))
+        Ok(ready(Directory::open(location)?, self.s3.retry(), observer))
     }
 
     /// The folders.
@@ -276,15 +284,16 @@ fn is_bucket(name: &str) -> bool {
     (3..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
 }
 
-fn ready<S: Store>(store: S, policy: retry::Policy) -> OpenStore {
-    let metered = Metered::new(store);
+fn ready<S: Store>(store: S, policy: retry::Policy, observer: Arc<dyn Observer>) -> OpenStore {
+    let metered = Arc::new(Metered::observed(store, observer));
     let requests = Box::new(metered.requests());
-    OpenStore { store: Arc::new(Retrying::new(metered, policy)), requests }
+    OpenStore { store: Arc::new(Retrying::over(metered.clone(), policy)), untried: metered, requests }
 }
 
 /// Parsers of values. Their errors name the environment variable, since that is where most values come from.
 pub mod parse {
     use super::{Key, Separator, Share};
+    use crate::listener::Listen;
     use std::time::{Duration, SystemTime};
 
     /// A whole number from 1.
@@ -309,6 +318,17 @@ pub mod parse {
         move |value| match duration(name)(value)? {
             Duration::ZERO => Err(format!("{name} must be more than nothing, not {value:?}")),
             pause => Ok(pause),
+        }
+    }
+
+    /// `off`, or a host and a port.
+    pub fn listen(value: &str) -> Result<Listen, String> {
+        let value = value.trim();
+        let port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        match port {
+            _ if value == "off" => Ok(Listen::Off),
+            Some(Ok(_)) => Ok(Listen::At(value.to_owned())),
+            _ => Err(format!("GRAVITY_LISTEN must be a host and a port such as 127.0.0.1:9464, or off, not {value:?}")),
         }
     }
 

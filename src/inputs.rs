@@ -94,7 +94,7 @@ pub async fn find(
 /// `bucket/key` names one object, `bucket/prefix/` all below. An object's key is its key in the bucket.
 async fn objects(url: &str, rest: &str, args: &StoreArgs) -> Result<BoxStream<'static, Result<Input, Error>>, Failure> {
     let (bucket, name) = rest.split_once('/').unwrap_or((rest, ""));
-    let store = args.open_at(&format!("s3://{bucket}")).await?.store;
+    let store = args.open_at(&format!("s3://{bucket}"), Arc::new(())).await?.store;
     let input = |store: Arc<dyn Store>, key: Key, size| {
         Ok(Input { key: Some(key.to_string()), size: Some(size), source: Source::Object(store, key) })
     };

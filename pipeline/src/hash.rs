@@ -1,7 +1,8 @@
 //! Stage 4: names every chunk by its BLAKE3, and keeps the bytes of each only once per block.
 
 use crate::block::Block;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::observe::StageClock;
 use crate::otlp::Record;
 use crate::split::SplitPart;
 use crate::stages;
@@ -108,11 +109,11 @@ pub struct HashedBlock {
 }
 
 /// Hashes every chunk, `concurrency` blocks at a time.
-pub fn hash<S>(split: S, concurrency: usize) -> impl Stream<Item = Result<HashedBlock>> + Send
+pub fn hash<S>(split: S, concurrency: usize, clock: StageClock) -> impl Stream<Item = Result<HashedBlock>> + Send
 where
     S: Stream<Item = Result<Block<Record<SplitPart>>>> + Send,
 {
-    stages::concurrent(split, concurrency, |block| async move { Ok(hash_block(block)) })
+    stages::concurrent(split, concurrency, move |block| clock.time(async move { Ok::<_, Error>(hash_block(block)) }))
 }
 
 /// Hashes the chunks of one block.

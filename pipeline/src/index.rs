@@ -7,6 +7,7 @@ use crate::hash::HashedPart;
 use crate::ids::TraceId;
 use crate::json_text::to_json;
 use crate::loose::{BatchSums, LedgerEntry, Paths, SpanEntry, TraceIndex};
+use crate::observe::StageClock;
 use crate::otlp::{DocumentTally, Record, SpanRecord};
 use crate::split::Separator;
 use crate::spool::{Spool, Spooled, StraySpool};
@@ -84,6 +85,7 @@ pub fn index<S>(
     batch: BatchKey,
     tallies: Tallies,
     indexer: Arc<Indexer>,
+    clock: StageClock,
 ) -> impl Stream<Item = Result<Committed>> + Send
 where
     S: Stream<Item = Result<StoredBlock>> + Send,
@@ -109,7 +111,7 @@ where
         };
         indexer.put_strays(&entry.key, gathered.strays).await?;
         let report = BatchReport { entry, upload: gathered.upload, index_bytes: 0 };
-        Ok::<_, Error>(commit(gathered.spool, gathered.traces, report, indexer))
+        Ok::<_, Error>(commit(gathered.spool, gathered.traces, report, indexer, clock))
     })
     .try_flatten()
 }
@@ -162,13 +164,14 @@ fn commit(
     traces: Vec<Spooled>,
     report: BatchReport,
     indexer: Arc<Indexer>,
+    clock: StageClock,
 ) -> impl Stream<Item = Result<Committed>> + Send {
     let key: Arc<str> = report.entry.key.as_str().into();
     let concurrency = indexer.concurrency;
     let for_ledger = indexer.clone();
     let committed = stream::iter(traces)
         .then(move |trace| {
-            let (indexer, key) = (indexer.clone(), key.clone());
+            let (indexer, key, clock) = (indexer.clone(), key.clone(), clock.clone());
             // Read here, in order: the spool is one file.
             let records = spool.read(&trace.trace_id);
             async move {
@@ -176,7 +179,7 @@ fn commit(
                 // The semaphore is never closed.
                 let permit = indexer.budget.clone().acquire_many_owned(indexer.share(trace)).await.ok();
                 let put = async move { indexer.put_index(trace.trace_id, records, &key).await };
-                let task = AbortOnDropHandle::new(tokio::spawn(put));
+                let task = AbortOnDropHandle::new(tokio::spawn(clock.time(put)));
                 // The permit is held until the index is handed out: what waits here is memory too.
                 Ok(async move { task.await?.map(|written| (written, permit)) })
             }

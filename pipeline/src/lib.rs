@@ -20,7 +20,7 @@
 //! # Around them
 //! [`worker`] runs batches as [`intake`] finds them; [`ledger`] and [`quarantine`] say what became of them;
 //! [`inspect`] counts, [`verify`] proves. [`loose`] is the layout: names and formats of objects. [`store`] is where objects are;
-//! [`retry`] is how often a store is asked again.
+//! [`retry`] is how often a store is asked again; [`observe`] is who is told of all that.
 //!
 //! What must never break is in `ARCHITECTURE.md`, "Invariants".
 
@@ -38,6 +38,7 @@ pub mod json_text;
 pub mod keys;
 pub mod ledger;
 pub mod loose;
+pub mod observe;
 pub mod otlp;
 pub mod pipeline;
 pub mod quarantine;

@@ -6,6 +6,7 @@ use crate::hash::hash;
 use crate::index::{BatchKey, Committed, Indexer, Tallies, index};
 use crate::keys::ContentKeys;
 use crate::loose::{Blobs, Marker, Paths};
+use crate::observe::{Observer, StageClock};
 use crate::otlp::{FrameLimits, ParseSettings, parse};
 use crate::split::{Separator, split};
 use crate::stages::ahead;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub known_budget: usize,
     /// The largest index of a trace, in bytes.
     pub max_index_bytes: u64,
+    /// Who is told how it goes.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for Settings {
@@ -52,6 +55,7 @@ impl Default for Settings {
             requests: 64,
             known_budget: 16 << 20,
             max_index_bytes: 32 << 20,
+            observer: Arc::new(()),
         }
     }
 }
@@ -93,21 +97,32 @@ impl Pipeline {
         Ok(Self { settings, store, blobs: Arc::new(blobs), indexer })
     }
 
+    /// Who is told how it goes.
+    pub fn observer(&self) -> &Arc<dyn Observer> {
+        &self.settings.observer
+    }
+
     /// Runs one batch: its traces as they are committed, then the batch itself. The picture in `DESIGN.md`, in code.
     pub fn run(&self, batch: Batch) -> impl Stream<Item = Result<Committed>> + Send + use<> {
         let settings = &self.settings;
         let tallies = Tallies::default();
         let store = self.store.for_batch().unwrap_or_else(|| self.store.clone());
         let indexer = Indexer { store: store.clone(), ..self.indexer.clone() };
-        let parsing =
-            ParseSettings { keys: settings.keys.clone(), limits: settings.frames, concurrency: settings.blocks };
+        let clock = |stage| StageClock::new(stage, settings.observer.clone());
+        let parsing = ParseSettings {
+            keys: settings.keys.clone(),
+            limits: settings.frames,
+            concurrency: settings.blocks,
+            clock: clock("parse"),
+        };
 
-        let bytes = ahead(decompress(batch.raw, settings.decompress, tallies.raw.clone()), PIECES_AHEAD);
+        let bytes = decompress(batch.raw, settings.decompress, tallies.raw.clone());
+        let bytes = ahead(clock("decompress").time_stream(bytes), PIECES_AHEAD);
         let records = parse(bytes, parsing, tallies.documents.clone());
         let parts = split(records, settings.separator.clone());
-        let hashed = hash(parts, settings.blocks);
-        let stored = upload(hashed, store, self.blobs.clone(), settings.blocks);
-        index(stored, batch.key, tallies, Arc::new(indexer))
+        let hashed = hash(parts, settings.blocks, clock("hash"));
+        let stored = upload(hashed, store, self.blobs.clone(), settings.blocks, clock("upload"));
+        index(stored, batch.key, tallies, Arc::new(indexer), clock("index"))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::block::Block;
 use crate::error::Result;
 use crate::hash::{HashedBlock, HashedPart};
 use crate::loose::{Blobs, Ensured};
+use crate::observe::StageClock;
 use crate::otlp::Record;
 use crate::stages;
 use crate::store::Store;
@@ -52,11 +53,12 @@ pub fn upload<S>(
     store: Arc<dyn Store>,
     blobs: Arc<Blobs>,
     concurrency: usize,
+    clock: StageClock,
 ) -> impl Stream<Item = Result<StoredBlock>> + Send
 where
     S: Stream<Item = Result<HashedBlock>> + Send,
 {
-    stages::concurrent(hashed, concurrency, move |block| upload_block(block, store.clone(), blobs.clone()))
+    stages::concurrent(hashed, concurrency, move |block| clock.time(upload_block(block, store.clone(), blobs.clone())))
 }
 
 async fn upload_block(block: HashedBlock, store: Arc<dyn Store>, blobs: Arc<Blobs>) -> Result<StoredBlock> {

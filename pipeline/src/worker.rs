@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -205,6 +207,7 @@ impl Worker {
                 tracing::error!(%error, "looking for new batches failed");
                 worker.pass_failed.store(true, Ordering::Relaxed);
                 worker.last_pass_failed.store(true, Ordering::Relaxed);
+                worker.pipeline.observer().intake_failed();
             });
             future::ready(found.ok())
         })
@@ -275,16 +278,27 @@ impl Worker {
             }
             Err(e) => Outcome::Failed(e.into()),
         };
+        let raw = Meta { key: key.clone(), size: 0, etag: None, modified: None };
+        self.pipeline.observer().batch_began(&raw);
+        self.pipeline.observer().batch_ended(&raw, &outcome, Duration::ZERO);
         self.memory().note_end(&key, &outcome, self.settings.poll_interval);
         (key, outcome)
     }
 
     /// Processes a batch as a task of its own: a panic in it is an outcome, and not the worker's end.
     async fn process_apart(self: Arc<Self>, raw: Meta) -> (Key, Outcome) {
-        let key = raw.key.clone();
-        let worker = self.clone();
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { worker.process(&raw).await }));
+        let (key, began) = (raw.key.clone(), Instant::now());
+        let observer = self.pipeline.observer();
+        observer.batch_began(&raw);
+        let span = batch_span(&key);
+        let task = {
+            let (worker, raw) = (self.clone(), raw.clone());
+            async move { worker.process(&raw).await }
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(task.instrument(span.clone())));
         let outcome = task.await.unwrap_or_else(|panic| Outcome::Failed(panic.into()));
+        outcome.record(&span);
+        observer.batch_ended(&raw, &outcome, began.elapsed());
         self.memory().note_end(&key, &outcome, self.settings.poll_interval);
         (key, outcome)
     }
@@ -328,7 +342,52 @@ impl Worker {
     }
 }
 
+/// A batch's trace: the stages' spans are below it.
+fn batch_span(batch: &Key) -> Span {
+    tracing::info_span!(
+        "batch",
+        otel.name = "batch",
+        otel.status_code = Empty,
+        otel.status_description = Empty,
+        %batch,
+        outcome = Empty,
+        raw_bytes = Empty,
+        content_bytes = Empty,
+        spans = Empty,
+        new_blobs = Empty,
+        new_bytes = Empty,
+    )
+}
+
 impl Outcome {
+    /// One word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Committed(..) => "committed",
+            Outcome::Settled => "settled",
+            Outcome::Quarantined(_) => "quarantined",
+            Outcome::Failed(_) => "failed",
+        }
+    }
+
+    fn record(&self, span: &Span) {
+        span.record("outcome", self.name());
+        match self {
+            Outcome::Committed(report, _) => {
+                span.record("raw_bytes", report.entry.sums.raw_bytes);
+                span.record("content_bytes", report.entry.sums.content_bytes);
+                span.record("spans", report.entry.sums.spans);
+                span.record("new_blobs", report.upload.new_blobs);
+                span.record("new_bytes", report.upload.new_bytes);
+            }
+            Outcome::Settled => {}
+            Outcome::Quarantined(error) | Outcome::Failed(error) => {
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", error.to_string());
+            }
+        }
+    }
+
     /// Puts a batch that can never succeed into quarantine.
     async fn or_quarantine(self, worker: &Worker, raw: &Meta) -> Self {
         let Outcome::Failed(reason) = self else { return self };

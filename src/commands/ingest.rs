@@ -34,7 +34,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let started = Instant::now();
     let stop = shutdown::listen();
     let (inputs, total) = inputs::find(&args.inputs, args.key.clone(), &args.pipeline.store).await?;
-    let OpenStore { store, requests } = args.pipeline.store.open().await?;
+    let OpenStore { store, requests, .. } = args.pipeline.store.open().await?;
     let pipeline = Arc::new(Pipeline::open(store.clone(), args.pipeline.settings()?).await?);
     let progress = Progress::of_bytes(total, quiet);
     let location = store.location();

@@ -35,7 +35,7 @@ struct Report {
 
 /// Inspects.
 pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
-    let OpenStore { store, requests } = args.store.open().await?;
+    let OpenStore { store, requests, .. } = args.store.open().await?;
     Marker::read(&*store).await?;
     let progress = Progress::of_objects(quiet);
     let found = inspect(&*store, &args.store.paths()?, args.largest, |n| progress.add(n)).await?;

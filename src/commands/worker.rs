@@ -3,21 +3,40 @@
 use crate::cli::WorkerArgs;
 use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
+use crate::health::{Check, Health};
+use crate::listener::{Listen, Listener};
+use crate::metrics::{Metrics, watch_quarantine};
 use crate::shutdown;
 use futures::StreamExt;
-use gravity_pipeline::pipeline::Pipeline;
+use gravity_pipeline::pipeline::{Pipeline, Settings};
 use gravity_pipeline::store::Requests;
 use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
-    let OpenStore { store, requests } = args.pipeline.store.open().await?;
-    let pipeline = Pipeline::open(store.clone(), args.pipeline.settings()?).await?;
+    // Longer than it takes to find a batch again.
+    let forget_after = 2 * args.full_scan_interval.max(args.queue.reconcile_interval) + Duration::from_secs(600);
+    let metrics = Arc::new(Metrics::new(forget_after));
+    let health = Health::new(metrics.clone(), stop.clone());
+    // First to come and last to go.
+    let _listener = listen(&args, &health).await?;
+    let OpenStore { store, untried, requests } = args.pipeline.store.open_observed(metrics.clone()).await?;
+    let settings = Settings { observer: metrics.clone(), ..args.pipeline.settings()? };
+    let pipeline = tokio::select! {
+        pipeline = Pipeline::open(store.clone(), settings) => pipeline?,
+        () = stop.cancelled() => return Ok(Done::Well),
+    };
     let events = match args.once {
         true => None,
         false => args.queue.open(&args.pipeline.store, &store, args.pipeline.max_concurrent).await?,
     };
+    let mut checks = vec![Check::of_store(&untried)];
+    checks.extend(events.iter().map(|events| Check::of_queue(events.intake.clone(), metrics.clone())));
+    health.started(checks);
+    let quarantine_watch = watch_quarantine(store.clone(), metrics, args.full_scan_interval);
     let worker_settings = WorkerSettings {
         once: args.once,
         poll_interval: args.poll_interval,
@@ -66,6 +85,9 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
             }
         }
     }
+    // It holds the store, which tidies up when nobody does.
+    quarantine_watch.abort();
+    let _ = quarantine_watch.await;
     let Requests { put, get, head, list, delete } = requests();
     tracing::info!(committed, failed, quarantined, put, get, head, list, delete, "worker stopped");
     Ok(match args.once {
@@ -73,4 +95,17 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
         true if quarantined > 0 => Done::WithQuarantine,
         _ => Done::Well,
     })
+}
+
+async fn listen(args: &WorkerArgs, health: &Arc<Health>) -> Result<Option<Listener>, Failure> {
+    let at = match &args.listen {
+        Some(Listen::Off) => return Ok(None),
+        Some(Listen::At(address)) => address,
+        // A run that ends by itself is not scraped, and may well come beside a worker that is.
+        None if args.once => return Ok(None),
+        None => Listen::DEFAULT,
+    };
+    let listener = Listener::open(at, health.clone()).await?;
+    tracing::info!(address = %listener.address, "listening: /healthz, /readyz, /metrics");
+    Ok(Some(listener))
 }

@@ -5,7 +5,9 @@
 
 pub mod cloud;
 pub mod gate;
+pub mod line;
 pub mod otlp;
+pub mod running;
 pub mod store;
 
 use std::ffi::OsStr;
@@ -21,6 +23,8 @@ pub fn gravity() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gravity"));
     // The SDK would otherwise ask the network for what is not set.
     command.env_clear().env("AWS_EC2_METADATA_DISABLED", "true");
+    // Many workers run at the same time.
+    command.env("GRAVITY_LISTEN", "off");
     for kept in ["PATH", "TMPDIR", "LLVM_PROFILE_FILE"] {
         if let Some(value) = std::env::var_os(kept) {
             command.env(kept, value);

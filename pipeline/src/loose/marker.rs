@@ -28,7 +28,8 @@ pub struct Marker {
 const FORMAT: u32 = 1;
 
 impl Marker {
-    fn key() -> Key {
+    /// Its name: where there is a store, it is there.
+    pub fn key() -> Key {
         Key::listed("gravity.json")
     }
 

@@ -19,6 +19,7 @@ pub use select::{Part, Record, RecordKind, SpanRecord, Stray};
 use crate::block::Block;
 use crate::error::Result;
 use crate::keys::ContentKeys;
+use crate::observe::StageClock;
 use crate::stages;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
@@ -44,6 +45,8 @@ pub struct ParseSettings {
     pub limits: FrameLimits,
     /// Blocks decoded at the same time.
     pub concurrency: usize,
+    /// Times the decoding of each.
+    pub clock: StageClock,
 }
 
 /// Reads OTLP JSON (one document, several, or JSON Lines) or OTLP protobuf into blocks of records. Blocks come in any
@@ -60,10 +63,10 @@ where
     S: Stream<Item = Result<Bytes>> + Send + 'static,
 {
     let frames = frames(bytes, settings.limits, tally);
-    let keys = settings.keys;
+    let (keys, clock) = (settings.keys, settings.clock);
     stages::concurrent(frames, settings.concurrency, move |block| {
         let keys = keys.clone();
-        async move { decode(&block, &keys) }
+        clock.time(async move { decode(&block, &keys) })
     })
 }
 

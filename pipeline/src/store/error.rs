@@ -32,6 +32,22 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Precondition => "precondition",
+            ErrorKind::Denied => "denied",
+            ErrorKind::Expired => "expired",
+            ErrorKind::NoStore => "no_store",
+            ErrorKind::NoQueue => "no_queue",
+            ErrorKind::Full => "full",
+            ErrorKind::ReadOnly => "read_only",
+            ErrorKind::BadKey => "bad_key",
+            ErrorKind::Transient => "transient",
+            ErrorKind::Other => "other",
+        }
+    }
+
     fn advice(self) -> Option<&'static str> {
         Some(match self {
             ErrorKind::Denied => "check the credentials and that the policy or file mode allows it",

@@ -23,7 +23,12 @@ pub struct Retrying<S> {
 impl<S: Store> Retrying<S> {
     /// Retries what `inner` could not do.
     pub fn new(inner: S, policy: Policy) -> Self {
-        Self { inner: Arc::new(inner), policy, of_batch: None }
+        Self::over(Arc::new(inner), policy)
+    }
+
+    /// The same for one that others use too.
+    pub fn over(inner: Arc<S>, policy: Policy) -> Self {
+        Self { inner, policy, of_batch: None }
     }
 
     fn budget(&self) -> Arc<Budget> {
