@@ -5,7 +5,7 @@ export FUZZ_SECONDS ?= 30
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.tools/prometheus/usr/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus fuzz bench bench-s3 e2e run inspect reconstruct check
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus fuzz bench bench-s3 e2e soak run inspect reconstruct check
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ test: ## All tests, those of the S3 store and of the queue against real servers
 
 # Where cargo builds, and so where `make e2e` finds the binary.
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+
+soak: ## Workers killed SOAK_KILLS (1000) times on each kind of store, SIM_SCHEDULES (5000) simulated ones
+	@dev/tools.sh seaweedfs
+	SIM_SCHEDULES=$(or $(SIM_SCHEDULES),5000) cargo test --release -p gravity-pipeline --test simulation -- --nocapture
+	SOAK_KILLS=$(or $(SOAK_KILLS),1000) dev/seaweedfs.py run --bucket gravity-test -- \
+		cargo test --release --test soak -- --nocapture --test-threads=1
 
 e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
 	@dev/tools.sh seaweedfs litellm otelcol prometheus

@@ -238,9 +238,10 @@ impl FaultyS3 {
         ]
     }
 
-    pub fn command(&self, name: &str) -> Command {
+    /// The program with that command, of one word or two.
+    pub fn command(&self, words: &str) -> Command {
         let mut command = gravity();
-        command.arg(name).args(["--store", &format!("s3://{BUCKET}")]).envs(self.variables());
+        command.args(words.split(' ')).args(["--store", &format!("s3://{BUCKET}")]).envs(self.variables());
         // What the operating system notices at once need not take half a minute in a test.
         command.env("REQUEST_TIMEOUT", "1s");
         command

@@ -1,0 +1,223 @@
+//! Workers that crash at any point, on a store that fails, delays and reorders, in simulated time: thousands of
+//! schedules a minute, each from one seed.
+//!
+//! `SIM_SCHEDULES=5000` runs more of them, `SIM_SEED=17` that one alone. What must hold is checked at every write,
+//! since any of them may be the last before a crash, and once more at the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod toxic;
+mod world;
+
+use futures::future;
+use futures::{StreamExt, TryStreamExt};
+use gravity_pipeline::ids::TraceId;
+use gravity_pipeline::loose::Paths;
+use gravity_pipeline::pipeline::{Pipeline, Settings};
+use gravity_pipeline::reconstruct;
+use gravity_pipeline::retry::Policy;
+use gravity_pipeline::store::{Memory, Retrying, Store};
+use gravity_pipeline::verify::{self, Share};
+use gravity_pipeline::worker::{Worker, WorkerSettings};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use toxic::{Life, Toxic};
+use world::{Batches, Dice, World};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}: a number")))
+}
+
+#[test]
+fn whatever_crashes_and_fails_nothing_is_lost_and_nothing_dangles() {
+    if let Some(seed) = number("SIM_SEED") {
+        println!("{:?}", schedule(seed));
+        return;
+    }
+    let (mut crashes, mut faults, mut late, mut cut) = (0, 0, 0, 0);
+    let schedules = number("SIM_SCHEDULES").unwrap_or(300);
+    for seed in 1..=schedules {
+        let came = schedule(seed);
+        crashes += came.crashes;
+        faults += came.failed;
+        late += came.unanswered;
+        cut += came.cut;
+    }
+    println!("{schedules} schedules: {crashes} crashes, {faults} requests failed, {late} unanswered, {cut} bodies cut");
+    // Or the simulation is not what it says.
+    assert!(crashes > schedules && faults > 10 * schedules && late > 5 * schedules && cut > schedules / 2);
+}
+
+#[test]
+fn a_seed_is_one_schedule() {
+    for seed in [3, 4] {
+        assert_eq!(schedule(seed), schedule(seed));
+    }
+}
+
+/// What happened in a schedule.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Came {
+    pub crashes: u64,
+    pub failed: u64,
+    /// Requests that were given up, though the store did them then or later.
+    pub unanswered: u64,
+    pub cut: u64,
+    /// Every request in order.
+    pub history: String,
+}
+
+fn schedule(seed: u64) -> Came {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let came = run(seed).await;
+        came.unwrap_or_else(|broken| {
+            panic!("{broken}\nagain: SIM_SEED={seed} cargo test -p gravity-pipeline --test simulation whatever")
+        })
+    })
+}
+
+async fn run(seed: u64) -> Result<Came, String> {
+    let mut dice = Dice::new(seed);
+    let batches = Batches::roll(&mut dice);
+    let world = World::new(&mut dice);
+    batches.upload(&world.store).await;
+    let workers: Vec<_> = (0..1 + dice.roll(4)).map(|_| tokio::spawn(lives(world.clone(), dice.split()))).collect();
+    for worker in workers {
+        worker.await.map_err(|e| format!("a worker: {e}"))?;
+    }
+    // What was sent by those that crashed may still arrive.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.broken()?;
+
+    work_to_the_end(world.store.clone()).await?;
+    let undisturbed = Arc::new(Memory::new());
+    batches.upload(&undisturbed).await;
+    work_to_the_end(undisturbed.clone()).await?;
+    same(&objects(&world.store).await, &objects(&undisturbed).await)?;
+    is_whole(&world.store, &batches).await?;
+    Ok(world.came())
+}
+
+/// One worker after the other crashes and is started again; the last one is stopped.
+async fn lives(world: Arc<World>, mut dice: Dice) {
+    for _ in 0..1 + dice.roll(5) {
+        let requests = 1 + dice.roll(120);
+        let life = Arc::new(Life::new(requests));
+        let store = Toxic { world: world.clone(), life: life.clone() };
+        let _ = future::select(pin!(live(store)), pin!(life.ended())).await;
+        world.note(|came| came.crashes += 1);
+        tokio::time::sleep(Duration::from_millis(dice.roll(2000))).await;
+    }
+    let store = Toxic { world, life: Arc::new(Life::new(u64::MAX)) };
+    let _ = tokio::time::timeout(Duration::from_millis(dice.roll(60_000)), live(store)).await;
+}
+
+async fn live(store: Toxic) {
+    // Without jitter: its dice are not ours.
+    let policy = Policy { max_elapsed: Duration::from_secs(5), jitter: 0.0, ..Policy::default() };
+    let store: Arc<dyn Store> = Arc::new(Retrying::new(store, policy));
+    let pipeline = loop {
+        match Pipeline::open(store.clone(), Settings { requests: 8, ..Settings::default() }).await {
+            Ok(pipeline) => break pipeline,
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    };
+    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(false));
+    worker.run(CancellationToken::new()).for_each(|_| future::ready(())).await;
+}
+
+fn worker_settings(once: bool) -> WorkerSettings {
+    WorkerSettings {
+        once,
+        poll_interval: Duration::from_secs(1),
+        full_scan_interval: Duration::from_secs(5),
+        max_concurrent: 3,
+        shutdown_grace: Duration::ZERO,
+        events: None,
+    }
+}
+
+/// What a worker does that nothing disturbs.
+async fn work_to_the_end(store: Arc<Memory>) -> Result<(), String> {
+    let pipeline = Pipeline::open(store.clone(), Settings::default()).await.map_err(|e| e.to_string())?;
+    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(true));
+    let ends = worker.run(CancellationToken::new()).map(|(batch, outcome)| match outcome {
+        gravity_pipeline::worker::Outcome::Failed(e) => Err(format!("{batch}: {e}")),
+        _ => Ok(()),
+    });
+    ends.try_collect::<()>().await
+}
+
+async fn objects(store: &Memory) -> BTreeMap<String, Vec<u8>> {
+    let keys: Vec<_> = store.list("", None).try_collect().await.unwrap();
+    let mut objects = BTreeMap::new();
+    for meta in keys {
+        let (bytes, _) = store.read(&meta.key).await.unwrap().unwrap();
+        objects.insert(meta.key.to_string(), bytes.to_vec());
+    }
+    objects
+}
+
+/// Both hold the same, but for the tries of what is in quarantine, and blobs of a batch that was given up half way.
+fn same(ours: &BTreeMap<String, Vec<u8>>, undisturbed: &BTreeMap<String, Vec<u8>>) -> Result<(), String> {
+    if let Some(key) = ours.keys().find(|key| !key.starts_with("blobs/") && !undisturbed.contains_key(*key)) {
+        return Err(format!("{key} is too much"));
+    }
+    for (key, expected) in undisturbed {
+        let found = ours.get(key).ok_or_else(|| format!("{key} is not there"))?;
+        let differs = match key.starts_with("quarantine/") {
+            true => without_tries(found) != without_tries(expected),
+            false => found != expected,
+        };
+        if differs {
+            let shown = [found, expected].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            return Err(format!("{key} differs:\n{}\n{}", shown[0], shown[1]));
+        }
+    }
+    Ok(())
+}
+
+fn without_tries(entry: &[u8]) -> serde_json::Value {
+    let mut entry: serde_json::Value = serde_json::from_slice(entry).unwrap();
+    entry["tries"] = 0.into();
+    entry
+}
+
+/// `verify` finds no error, and every trace reads as it was sent.
+async fn is_whole(store: &Arc<Memory>, batches: &Batches) -> Result<(), String> {
+    let options = verify::Options { sample: Share::ALL, trace: None, since: None, memory: 1 << 20 };
+    let mut errors = Vec::new();
+    let mut report = |finding: verify::Finding| {
+        if finding.level == verify::Level::Error {
+            errors.push(format!("{} {}: {}", finding.kind, finding.key, finding.detail));
+        }
+    };
+    let verified = verify::verify(store.clone(), Paths::default(), options, &mut report, &|_| {}).await;
+    verified.map_err(|e| e.to_string())?;
+    if !errors.is_empty() {
+        return Err(errors.join("\n"));
+    }
+    let reader = reconstruct::Reader::new(store.clone(), Paths::default());
+    for (trace, expected) in batches.content() {
+        let id = trace_id(&trace);
+        let index = reconstruct::load(&**store, &Paths::default(), &id).await.map_err(|e| e.to_string())?;
+        let mut found = Vec::new();
+        for span in &index.spans {
+            let pieces = reader.content(span.parts.clone(), &index.separator);
+            let text: Vec<_> = pieces.try_collect().await.map_err(|e| e.to_string())?;
+            found.push(String::from_utf8(text.concat()).unwrap());
+        }
+        found.sort();
+        if found != expected {
+            return Err(format!("trace {trace}: {found:?} instead of {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn trace_id(hex: &str) -> TraceId {
+    TraceId::from_bytes(&u128::from_str_radix(hex, 16).unwrap().to_be_bytes()).unwrap()
+}
