@@ -2,11 +2,18 @@
 
 use crate::cli::{LogArgs, LogFormat};
 use crate::say;
+#[cfg(feature = "otlp")]
+use crate::traces::Traces;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tokio::runtime::Handle;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+#[cfg(not(feature = "otlp"))]
+use without::Traces;
 
-/// Starts logging.
-pub fn init(args: &LogArgs) {
+/// Starts logging and, where there is a runtime and the environment asks for it, the export of traces.
+pub fn init(args: &LogArgs, runtime: Option<&Handle>) -> Traces {
     say::init(args.log_format);
     let level = match (args.quiet, args.verbose) {
         (true, _) => "error",
@@ -20,15 +27,40 @@ pub fn init(args: &LogArgs) {
         Ok(asked) if args.verbose == 0 && !args.quiet => filter.parse_lossy(asked),
         _ => filter.parse_lossy(level),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         // Its way of telling that stderr is gone is to write to stderr.
         .log_internal_errors(false)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
-    match args.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+    let lines = match args.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let (traces, why_not) = Traces::start(runtime);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces.layer()).init();
+    if let Some(why_not) = why_not {
+        tracing::warn!("traces are not exported: {why_not}");
+    }
+    traces
+}
+
+/// A program that was built without it exports nothing.
+#[cfg(not(feature = "otlp"))]
+mod without {
+    use tokio::runtime::Handle;
+
+    pub struct Traces;
+
+    impl Traces {
+        pub fn start(_: Option<&Handle>) -> (Self, Option<String>) {
+            (Self, None)
+        }
+
+        pub fn layer(&self) -> Option<tracing_subscriber::layer::Identity> {
+            None
+        }
+
+        pub fn flush(&self) {}
     }
 }

@@ -111,8 +111,13 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let busy = Duration::from_nanos(self.busy_nanos.load(Ordering::Relaxed));
         self.span.record("busy_seconds", busy.as_secs_f64());
-        self.span.record("items", self.items.load(Ordering::Relaxed));
+        self.span.record("items", signed(self.items.load(Ordering::Relaxed)));
     }
+}
+
+/// A number as traces have it: an unsigned one would become a string.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::index::{BatchKey, BatchReport, Committed};
 use crate::intake::Intake;
 use crate::loose::Paths;
+use crate::observe::signed;
 use crate::pipeline::{Batch, Pipeline};
 use crate::quarantine;
 use crate::queue::QueueIntake;
@@ -374,11 +375,11 @@ impl Outcome {
         span.record("outcome", self.name());
         match self {
             Outcome::Committed(report, _) => {
-                span.record("raw_bytes", report.entry.sums.raw_bytes);
-                span.record("content_bytes", report.entry.sums.content_bytes);
-                span.record("spans", report.entry.sums.spans);
-                span.record("new_blobs", report.upload.new_blobs);
-                span.record("new_bytes", report.upload.new_bytes);
+                span.record("raw_bytes", signed(report.entry.sums.raw_bytes));
+                span.record("content_bytes", signed(report.entry.sums.content_bytes));
+                span.record("spans", signed(report.entry.sums.spans));
+                span.record("new_blobs", signed(report.upload.new_blobs));
+                span.record("new_bytes", signed(report.upload.new_bytes));
             }
             Outcome::Settled => {}
             Outcome::Quarantined(error) | Outcome::Failed(error) => {
