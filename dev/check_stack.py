@@ -47,6 +47,10 @@ def shell_scripts():
 
 def dockerfile():
     run(TOOLS / "lint/bin/hadolint", "Dockerfile")
+    # The oldest Rust that the project promises to build with.
+    (needed,) = re.findall(r'(?m)^rust-version = "(.*)"', (ROOT / "Cargo.toml").read_text())
+    if f"FROM rust:{needed}-" not in (ROOT / "Dockerfile").read_text():
+        raise Wrong(f"the image that builds is not that of rust-version {needed} in Cargo.toml")
     # Whether what .dockerignore lets in is a workspace that cargo can load.
     rules = (ROOT / ".dockerignore").read_text().split("\n")
     wanted = [rule[1:] for rule in rules if rule.startswith("!")]
