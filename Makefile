@@ -1,12 +1,11 @@
 # Everything that a developer runs by hand; CI runs the same targets (.ci/run).
 
-export NATIVE
+STORE ?= ./gravity-data
 export FUZZ_SECONDS ?= 30
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.tools/prometheus/usr/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus lint-stack fuzz bench bench-s3 e2e soak \
-	run dev stop logs inspect reconstruct check
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus fuzz bench bench-s3 bench-queue e2e soak run inspect reconstruct check
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,11 +27,11 @@ soak: ## Workers killed SOAK_KILLS (1000) times on each kind of store, SIM_SCHED
 		cargo test --release --test soak -- --nocapture --test-threads=1
 
 e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
-	@dev/tools.sh seaweedfs ministack litellm otelcol prometheus
+	@dev/tools.sh seaweedfs litellm otelcol prometheus
 	cargo build
 	GRAVITY='$(target)/debug/gravity' dev/e2e/run.py
 
-lint: lint-fmt lint-clippy lint-deny lint-prometheus lint-stack ## Format, clippy, dependencies, alert rules, deployment
+lint: lint-fmt lint-clippy lint-deny lint-prometheus ## Format, clippy without a warning, dependencies, alert rules
 
 lint-fmt:
 	cargo fmt --all --check
@@ -50,10 +49,6 @@ lint-prometheus:
 	promtool check config dev/prometheus/prometheus.yml
 	promtool test rules dev/prometheus/rules.test.yml
 
-lint-stack: ## Scripts, Dockerfile, compose file, manifests, unit, Terraform
-	@dev/tools.sh compose lint prometheus
-	dev/check_stack.py
-
 fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
 	@dev/tools.sh fuzz
 	dev/fuzz.sh
@@ -67,23 +62,20 @@ bench-s3: ## The loose layout to a local S3 server: CORPUS=folder that benches/c
 	cargo build --release
 	dev/seaweedfs.py run --bucket gravity-bench -- python3 benches/loose_s3.py '$(CORPUS)'
 
-run: ## A worker on a local store: STORE=… (./gravity-data)
-	cargo run --release -- worker --store '$(or $(STORE),./gravity-data)'
+bench-queue: ## From upload to commit by events: CORPUS=folder that benches/cut_corpus.py made
+	$(if $(CORPUS),,$(error CORPUS is not set: make bench-queue CORPUS=<folder of batches>))
+	@dev/tools.sh ministack
+	cargo build --release
+	dev/ministack.py run -- benches/queue_lag.py --gravity '$(target)/release/gravity' '$(CORPUS)'
 
-dev: ## Starts the whole stack and sends a request through it (NATIVE=1: without Docker)
-	scripts/dev.sh
+run: ## A worker on the local store STORE (./gravity-data)
+	cargo run --release -- worker --store '$(STORE)'
 
-stop: ## Ends the stack
-	scripts/stop-services.sh
+inspect: ## What the local store holds
+	cargo run --release -- inspect --store '$(STORE)'
 
-logs: ## The stack's logs
-	scripts/logs.sh
-
-inspect: ## What the stack's store holds, or a local one: STORE=…
-	$(if $(STORE),cargo run --release -- inspect --store '$(STORE)',scripts/inspect.sh)
-
-reconstruct: ## The trace TRACE_ID=… of the stack's store, or of a local one: STORE=…
+reconstruct: ## The trace TRACE_ID=… from the local store
 	$(if $(TRACE_ID),,$(error TRACE_ID is not set: make reconstruct TRACE_ID=<trace id>))
-	$(if $(STORE),cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)',scripts/reconstruct.sh '$(TRACE_ID)')
+	cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)'
 
 check: lint test e2e fuzz ## All of it: lint, test, e2e, fuzz

@@ -10,12 +10,11 @@ use gravity_pipeline::observe::Observer;
 use gravity_pipeline::otlp::FrameLimits;
 use gravity_pipeline::pipeline::Settings;
 use gravity_pipeline::queue::event::Watched;
-use gravity_pipeline::queue::{IntakeSettings, QueueIntake, QueueSettings, Sqs};
+use gravity_pipeline::queue::{IntakeSettings, QueueSettings};
 use gravity_pipeline::retry;
 use gravity_pipeline::split::Separator;
 use gravity_pipeline::store::{Directory, Discard, Key, Metered, Requests, Retrying, S3, S3Settings, Store};
 use gravity_pipeline::verify::Share;
-use gravity_pipeline::worker::Events;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,39 +151,31 @@ pub struct QueueArgs {
 }
 
 impl QueueArgs {
-    /// Events for a worker on that store; `None` without a queue.
+    /// Where the queue is and what to make of its messages; `None` without a queue.
     ///
     /// # Errors
-    /// If the queue cannot be reached, or the store is none that has events.
-    pub async fn open(
-        &self,
-        args: &StoreArgs,
-        store: &Arc<dyn Store>,
-        messages: usize,
-    ) -> Result<Option<Events>, Failure> {
+    /// If the store is none that has events.
+    pub fn settings(&self, args: &PipelineArgs) -> Result<Option<(QueueSettings, IntakeSettings)>, Failure> {
         let Some(url) = &self.queue else { return Ok(None) };
-        let Some((bucket, prefix)) = bucket_and_prefix(&args.location()).map(|(b, p)| (b.to_owned(), p.to_owned()))
-        else {
+        let location = args.store.location();
+        let Some((bucket, prefix)) = bucket_and_prefix(&location) else {
             let needs = "a queue tells of objects in a bucket: --store must be s3://bucket";
-            return Err(Failure::Usage(format!("--queue {url} (SQS_QUEUE_URL): {needs}")));
+            return Err(Failure::Usage(format!("--queue {url} (SQS_QUEUE_URL): {needs}, not {location:?}")));
         };
-        let settings = QueueSettings {
+        let queue = QueueSettings {
             url: url.clone(),
             endpoint: self.queue_endpoint_url.clone(),
-            region: args.s3_region.clone(),
+            region: args.store.s3_region.clone(),
             visibility: self.visibility_timeout,
         };
-        let queue = Sqs::open(&settings).await;
-        // A wrong URL or policy is told now, and not in an hour.
-        queue.depth().await?;
-        let settings = IntakeSettings {
-            watched: Watched { bucket, prefix, raw_spans: args.raw_spans_path.clone() },
+        let raw_spans = args.store.raw_spans_path.clone();
+        let intake = IntakeSettings {
+            watched: Watched { bucket: bucket.into(), prefix: prefix.into(), raw_spans },
             max_receives: u32::try_from(self.max_receives).unwrap_or(u32::MAX),
-            messages,
+            messages: args.max_concurrent,
             keep_every: self.visibility_timeout / 3,
         };
-        let intake = QueueIntake::new(queue, store.clone(), args.paths()?, settings);
-        Ok(Some(Events { intake, reconcile_interval: self.reconcile_interval }))
+        Ok(Some((queue, intake)))
     }
 }
 

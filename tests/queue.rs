@@ -8,7 +8,7 @@ mod common;
 use common::cloud::Cloud;
 use common::gate::{Gate, Way};
 use common::otlp::{document, span, trace};
-use common::{Ran, finish, gravity, gz, run, signal, start, wait_until};
+use common::{Place, Ran, finish, gravity, gz, run, signal, start, wait_until};
 use serde_json::json;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -66,27 +66,38 @@ fn a_batch_is_committed_because_an_event_names_it_and_its_message_is_deleted() {
     assert_eq!(cloud.run("reconstruct", &[&trace(4)]).exits(0).stdout, b"content 4");
 }
 
+/// A worker that has two slow batches in hand, the first of them in work. It has no room for more, and so no request
+/// for messages is open: ministack would answer it even when the worker is gone.
+fn start_with_two_in_hand(cloud: &Cloud, gate: &Gate, args: &[&str]) -> Child {
+    let mut command = cloud.worker();
+    command.env("AWS_ENDPOINT_URL", &gate.endpoint).args(["--max-concurrent", "1"]).args(args);
+    let worker = start_worker(cloud, &mut command);
+    for n in 1..=2 {
+        cloud.upload(&format!("{HOUR}/slow-{n}"), batch(n));
+    }
+    wait_until("one is in work", || gate.held() == 1);
+    wait_until("both are in hand", || cloud.depth() == (0, 2));
+    worker
+}
+
 #[test]
 fn a_message_is_kept_while_its_batch_is_in_work_and_comes_back_when_the_worker_dies() {
     let Some(cloud) = Cloud::new() else { return };
-    let gate = Gate::new(&cloud.endpoint, "slow", Way::Held);
-    let mut command = cloud.worker();
-    let command = command.env("AWS_ENDPOINT_URL", &gate.endpoint).args(["--visibility-timeout", "3s"]);
-    let mut worker = start_worker(&cloud, command);
-    cloud.upload(&format!("{HOUR}/slow"), batch(1));
-    wait_until("it is in work", || gate.held() == 1);
-    // Twice as long as the message would stay invisible by itself.
+    let gate = Gate::new(&cloud.endpoint, "slow-", Way::Held);
+    let mut worker = start_with_two_in_hand(&cloud, &gate, &["--visibility-timeout", "3s"]);
+    // Twice as long as the messages would stay invisible by themselves.
     for _ in 0..60 {
-        assert_eq!(cloud.depth(), (0, 1), "the message is neither free nor deleted before the commit");
+        assert_eq!(cloud.depth(), (0, 2), "no message is free, and none deleted before the commit");
         std::thread::sleep(Duration::from_millis(100));
     }
     worker.kill().unwrap();
     finish(worker);
-    wait_until("it comes back", || cloud.depth() == (1, 0));
+    wait_until("they come back", || cloud.depth() == (2, 0));
     assert_eq!(cloud.peek().unwrap().1, 2, "nobody received it in between");
     gate.set(Way::Open);
     let worker = start_worker(&cloud, &mut cloud.worker());
-    wait_until("the next worker is done", || cloud.is_done(&format!("{HOUR}/slow")) && cloud.depth() == (0, 0));
+    let both = || (1..=2).all(|n| cloud.is_done(&format!("{HOUR}/slow-{n}")));
+    wait_until("the next worker is done", || both() && cloud.depth() == (0, 0));
     terminate(worker).exits(0);
 }
 
@@ -113,15 +124,12 @@ fn sigterm_finishes_what_is_in_work_and_gives_the_rest_back_at_once() {
 #[test]
 fn what_is_not_done_within_the_grace_is_given_back() {
     let Some(cloud) = Cloud::new() else { return };
-    let gate = Gate::new(&cloud.endpoint, "slow", Way::Held);
-    let mut command = cloud.worker();
-    command.env("AWS_ENDPOINT_URL", &gate.endpoint).args(["--shutdown-grace", "200ms", "--visibility-timeout", "10m"]);
-    let worker = start_worker(&cloud, &mut command);
-    cloud.upload(&format!("{HOUR}/slow"), batch(1));
-    wait_until("it is in work", || gate.held() == 1);
+    let gate = Gate::new(&cloud.endpoint, "slow-", Way::Held);
+    let args = ["--shutdown-grace", "200ms", "--visibility-timeout", "10m"];
+    let worker = start_with_two_in_hand(&cloud, &gate, &args);
     terminate(worker).exits(0);
-    assert_eq!(cloud.depth(), (1, 0));
-    assert!(!cloud.is_done(&format!("{HOUR}/slow")));
+    assert_eq!(cloud.depth(), (2, 0));
+    assert_eq!(cloud.files().keys("batches").len(), 1, "the first one, before the slow ones");
 }
 
 #[test]
@@ -327,6 +335,23 @@ fn a_replaced_batch_that_was_in_quarantine_is_done_when_its_event_comes() {
 }
 
 #[test]
+fn a_batch_that_is_replaced_while_the_old_one_is_in_work_is_looked_at_again() {
+    let Some(cloud) = Cloud::new() else { return };
+    let gate = Gate::new(&cloud.endpoint, "slow?", Way::Held);
+    let worker = start_worker(&cloud, cloud.worker().env("AWS_ENDPOINT_URL", &gate.endpoint));
+    let slow = format!("{HOUR}/slow");
+    cloud.upload(&slow, b"hello".to_vec());
+    wait_until("the old one was read", || gate.held() == 1);
+    cloud.upload(&slow, batch(1));
+    wait_until("both messages are in hand", || cloud.depth() == (0, 2));
+    std::thread::sleep(Duration::from_millis(300));
+    gate.set(Way::Open);
+    wait_until("the new one is done", || cloud.is_done(&slow) && cloud.depth() == (0, 0));
+    terminate(worker).exits(0).says(&["outcome=\"quarantined\"", "committed=2"]);
+    assert_eq!(cloud.files().keys("quarantine"), [""; 0]);
+}
+
+#[test]
 fn a_queue_that_is_not_there_is_named_at_once() {
     let Some(cloud) = Cloud::new() else { return };
     let absent = format!("{}-absent", cloud.queue);
@@ -336,8 +361,9 @@ fn a_queue_that_is_not_there_is_named_at_once() {
 
 #[test]
 fn a_queue_without_a_bucket_is_a_usage_error() {
-    let mut command = gravity();
+    let place = Place::new();
     let queue = "https://sqs.eu-central-1.amazonaws.com/123456789012/gravity";
-    run(command.args(["worker", "--queue", queue, "--store", "folder"])).exits(2).says(&["must be s3://bucket"]);
+    place.run("worker", &["--queue", queue]).exits(2).says(&["must be s3://bucket", "\"data\""]);
+    assert!(!place.data().exists(), "nothing was begun");
     run(gravity().args(["worker", "--queue", "gravity"])).exits(2).says(&["SQS_QUEUE_URL must be a queue's URL"]);
 }

@@ -18,7 +18,7 @@
 //! [`reconstruct`]: a trace's index, its chunks fetched ahead in order, each checked against its name, joined.
 //!
 //! # Around them
-//! [`worker`] runs batches as [`intake`] finds them; [`ledger`] and [`quarantine`] say what became of them;
+//! [`worker`] runs batches as [`intake`] finds them, or as [`queue`] is told of them; [`ledger`] and [`quarantine`] say what became of them;
 //! [`inspect`] counts, [`verify`] proves. [`loose`] is the layout: names and formats of objects. [`store`] is where objects are;
 //! [`retry`] is how often a store is asked again; [`observe`] is who is told of all that.
 //!

@@ -9,14 +9,16 @@ use crate::metrics::{Metrics, watch_quarantine};
 use crate::shutdown;
 use futures::StreamExt;
 use gravity_pipeline::pipeline::{Pipeline, Settings};
+use gravity_pipeline::queue::{QueueIntake, Sqs};
 use gravity_pipeline::store::Requests;
-use gravity_pipeline::worker::{Outcome, Worker, WorkerSettings};
+use gravity_pipeline::worker::{Events, Outcome, Worker, WorkerSettings};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let stop = shutdown::listen();
+    let queue = if args.once { None } else { args.queue.settings(&args.pipeline)? };
     // Longer than it takes to find a batch again.
     let forget_after = 2 * args.full_scan_interval.max(args.queue.reconcile_interval) + Duration::from_secs(600);
     let metrics = Arc::new(Metrics::new(forget_after));
@@ -24,14 +26,21 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     // First to come and last to go.
     let _listener = listen(&args, &health).await?;
     let OpenStore { store, untried, requests } = args.pipeline.store.open_observed(metrics.clone()).await?;
+    let paths = args.pipeline.store.paths()?;
     let settings = Settings { observer: metrics.clone(), ..args.pipeline.settings()? };
     let pipeline = tokio::select! {
         pipeline = Pipeline::open(store.clone(), settings) => pipeline?,
         () = stop.cancelled() => return Ok(Done::Well),
     };
-    let events = match args.once {
-        true => None,
-        false => args.queue.open(&args.pipeline.store, &store, args.pipeline.max_concurrent).await?,
+    let events = match queue {
+        Some((queue, intake)) => {
+            let queue = Sqs::open(&queue).await;
+            // A wrong URL or policy is told now, and not when the first batch is missed.
+            queue.depth().await?;
+            let intake = QueueIntake::new(queue, store.clone(), paths.clone(), intake);
+            Some(Events { intake, reconcile_interval: args.queue.reconcile_interval })
+        }
+        None => None,
     };
     let mut checks = vec![Check::of_store(&untried)];
     checks.extend(events.iter().map(|events| Check::of_queue(events.intake.clone(), metrics.clone())));
@@ -45,9 +54,9 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
         shutdown_grace: args.shutdown_grace,
         events,
     };
-    let queue = args.queue.queue.filter(|_| !args.once);
+    let queue = worker_settings.events.as_ref().map(|events| events.intake.queue().url());
     tracing::info!(store = store.location(), raw = args.pipeline.store.raw_spans_path, queue, "worker started");
-    let worker = Worker::new(store, args.pipeline.store.paths()?, pipeline, worker_settings);
+    let worker = Worker::new(store, paths, pipeline, worker_settings);
     let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
     let mut outcomes = std::pin::pin!(worker.run(stop));
     while let Some((batch, outcome)) = outcomes.next().await {

@@ -1,9 +1,9 @@
-//! A proxy between the program and S3 that can hold or deny the reading of certain objects.
+//! A proxy between the program and S3 that can hold back the answers to certain GETs, or deny them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -34,10 +34,11 @@ impl Gate {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(&server) else { continue };
-                let (way, held) = (ways.clone(), count.clone());
+                let gate = Lane { word, way: ways.clone(), held: count.clone(), asked: Arc::default() };
                 let answers = (server.try_clone().expect("a socket"), client.try_clone().expect("a socket"));
-                thread::spawn(move || pass(answers.0, answers.1));
-                thread::spawn(move || requests(client, server, word, &way, &held));
+                let lane = gate.clone();
+                thread::spawn(move || lane.answers(answers.0, answers.1));
+                thread::spawn(move || gate.requests(client, server));
             }
         });
         Self { endpoint, way, held }
@@ -47,31 +48,51 @@ impl Gate {
         self.way.store(way as u8, Ordering::SeqCst);
     }
 
-    /// Requests that wait at the gate, or have.
+    /// Answers that wait at the gate, or have.
     pub fn held(&self) -> u8 {
         self.held.load(Ordering::SeqCst)
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    std::io::copy(&mut from, &mut to).ok();
-    to.shutdown(Shutdown::Both).ok();
+/// What the two directions of a connection share.
+#[derive(Clone)]
+struct Lane {
+    word: &'static str,
+    way: Arc<AtomicU8>,
+    held: Arc<AtomicU8>,
+    /// The next answer is to a GET of the word.
+    asked: Arc<AtomicBool>,
 }
 
-/// A client sends one request at a time, so what arrives at once begins with its first line.
-fn requests(mut client: TcpStream, mut server: TcpStream, word: &str, way: &AtomicU8, held: &AtomicU8) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = client.read(&mut buffer) {
-        let line = buffer[..count].split(|&byte| byte == b'\r').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(line);
-        if line.starts_with("GET ") && line.contains(word) {
-            if way.load(Ordering::SeqCst) == Way::Held as u8 {
-                held.fetch_add(1, Ordering::SeqCst);
+impl Lane {
+    fn is(&self, way: Way) -> bool {
+        self.way.load(Ordering::SeqCst) == way as u8
+    }
+
+    fn answers(&self, mut server: TcpStream, mut client: TcpStream) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = server.read(&mut buffer) {
+            if self.asked.swap(false, Ordering::SeqCst) && self.is(Way::Held) {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                while self.is(Way::Held) {
+                    thread::sleep(Duration::from_millis(5));
+                }
             }
-            while way.load(Ordering::SeqCst) == Way::Held as u8 {
-                thread::sleep(Duration::from_millis(5));
+            if client.write_all(&buffer[..count]).is_err() {
+                break;
             }
-            if way.load(Ordering::SeqCst) == Way::Denied as u8 {
+        }
+        client.shutdown(Shutdown::Both).ok();
+    }
+
+    /// A client sends one request at a time, so what arrives at once begins with its first line.
+    fn requests(&self, mut client: TcpStream, mut server: TcpStream) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = client.read(&mut buffer) {
+            let line = buffer[..count].split(|&byte| byte == b'\r').next().unwrap_or_default();
+            let line = String::from_utf8_lossy(line);
+            let is_asked = line.starts_with("GET ") && line.contains(self.word);
+            if is_asked && self.is(Way::Denied) {
                 let body = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>";
                 let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 if client.write_all(answer.as_bytes()).is_err() {
@@ -79,10 +100,11 @@ fn requests(mut client: TcpStream, mut server: TcpStream, word: &str, way: &Atom
                 }
                 continue;
             }
+            self.asked.store(is_asked, Ordering::SeqCst);
+            if server.write_all(&buffer[..count]).is_err() {
+                break;
+            }
         }
-        if server.write_all(&buffer[..count]).is_err() {
-            break;
-        }
+        server.shutdown(Shutdown::Both).ok();
     }
-    server.shutdown(Shutdown::Both).ok();
 }

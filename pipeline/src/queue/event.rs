@@ -213,6 +213,21 @@ mod tests {
         assert_eq!(parse(&body.to_string()), Ok(vec![created("b", "a b")]));
     }
 
+    /// As ministack's S3, SNS and EventBridge sent them.
+    #[test]
+    fn real_messages_name_the_same_key_in_each_form() {
+        let key = "raw-spans/dt=2025-10-31/hour=11/a b+c.json.gz";
+        for (body, bucket) in [
+            (include_str!("../../fuzz/seeds/queue_event/direct"), "direct"),
+            (include_str!("../../fuzz/seeds/queue_event/sns"), "viasns"),
+            (include_str!("../../fuzz/seeds/queue_event/bridge"), "viabus"),
+        ] {
+            assert_eq!(parse(body), Ok(vec![created(bucket, key)]));
+        }
+        let test = Event::Other { name: "s3:TestEvent".into(), object: "direct".into() };
+        assert_eq!(parse(include_str!("../../fuzz/seeds/queue_event/test")), Ok(vec![test]));
+    }
+
     fn bridge(name: &str, key: &str) -> Value {
         json!({"version": "0", "detail-type": name, "source": "aws.s3",
                "detail": {"bucket": {"name": "b"}, "object": {"key": key, "size": 1}, "reason": "PutObject"}})

@@ -185,7 +185,7 @@ impl QueueIntake {
 
     /// Puts a message into quarantine and deletes it; if that fails it comes again.
     async fn quarantine(&self, message: &Received, reason: String) {
-        tracing::error!(message = %message.id, receives = message.receives, %reason, "message quarantined");
+        tracing::error!(id = %message.id, receives = message.receives, %reason, "message quarantined");
         let entry = QuarantinedMessage {
             message: message.id.clone(),
             queue: self.queue.url().to_owned(),
@@ -197,7 +197,7 @@ impl QueueIntake {
         };
         match quarantine::put_message(&*self.store, &entry).await {
             Ok(()) => self.carry_out(Verdict::Delete(message.receipt.clone())).await,
-            Err(error) => tracing::error!(message = %message.id, %error, "not quarantined; it will be received again"),
+            Err(error) => tracing::error!(id = %message.id, %error, "not quarantined; it will be received again"),
         }
     }
 
