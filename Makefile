@@ -1,11 +1,12 @@
 # Everything that a developer runs by hand; CI runs the same targets (.ci/run).
 
-STORE ?= ./gravity-data
+export NATIVE
 export FUZZ_SECONDS ?= 30
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.tools/prometheus/usr/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus fuzz bench bench-s3 bench-queue e2e soak run inspect reconstruct check
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus lint-stack fuzz bench bench-s3 bench-queue e2e soak \
+	run dev stop logs inspect reconstruct check
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,11 +28,11 @@ soak: ## Workers killed SOAK_KILLS (1000) times on each kind of store, SIM_SCHED
 		cargo test --release --test soak -- --nocapture --test-threads=1
 
 e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
-	@dev/tools.sh seaweedfs litellm otelcol prometheus
+	@dev/tools.sh seaweedfs ministack litellm otelcol prometheus
 	cargo build
 	GRAVITY='$(target)/debug/gravity' dev/e2e/run.py
 
-lint: lint-fmt lint-clippy lint-deny lint-prometheus ## Format, clippy without a warning, dependencies, alert rules
+lint: lint-fmt lint-clippy lint-deny lint-prometheus lint-stack ## Format, clippy, dependencies, alert rules, deployment
 
 lint-fmt:
 	cargo fmt --all --check
@@ -48,6 +49,10 @@ lint-prometheus:
 	@dev/tools.sh prometheus
 	promtool check config dev/prometheus/prometheus.yml
 	promtool test rules dev/prometheus/rules.test.yml
+
+lint-stack: ## Scripts, Dockerfile, compose file, manifests, unit, Terraform
+	@dev/tools.sh compose lint prometheus
+	dev/check_stack.py
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
 	@dev/tools.sh fuzz
@@ -68,14 +73,23 @@ bench-queue: ## From upload to commit by events: CORPUS=folder that benches/cut_
 	cargo build --release
 	dev/ministack.py run -- benches/queue_lag.py --gravity '$(target)/release/gravity' '$(CORPUS)'
 
-run: ## A worker on the local store STORE (./gravity-data)
-	cargo run --release -- worker --store '$(STORE)'
+run: ## A worker on a local store: STORE=… (./gravity-data)
+	cargo run --release -- worker --store '$(or $(STORE),./gravity-data)'
 
-inspect: ## What the local store holds
-	cargo run --release -- inspect --store '$(STORE)'
+dev: ## Starts the whole stack and sends a request through it (NATIVE=1: without Docker)
+	scripts/dev.sh
 
-reconstruct: ## The trace TRACE_ID=… from the local store
+stop: ## Ends the stack
+	scripts/stop-services.sh
+
+logs: ## The stack's logs
+	scripts/logs.sh
+
+inspect: ## What the stack's store holds, or a local one: STORE=…
+	$(if $(STORE),cargo run --release -- inspect --store '$(STORE)',scripts/inspect.sh)
+
+reconstruct: ## The trace TRACE_ID=… of the stack's store, or of a local one: STORE=…
 	$(if $(TRACE_ID),,$(error TRACE_ID is not set: make reconstruct TRACE_ID=<trace id>))
-	cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)'
+	$(if $(STORE),cargo run --release -- reconstruct --store '$(STORE)' '$(TRACE_ID)',scripts/reconstruct.sh '$(TRACE_ID)')
 
 check: lint test e2e fuzz ## All of it: lint, test, e2e, fuzz

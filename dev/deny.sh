@@ -10,7 +10,8 @@ export PATH="$PWD/.tools/bin:$PATH"
 # cargo-deny wants a URL with a host, so git is told to read our clone instead.
 if [ -n "${ADVISORY_DB:-}" ]; then
     export GIT_CONFIG_COUNT=1
-    export GIT_CONFIG_KEY_0="url.file://$(realpath "$ADVISORY_DB").insteadOf"
+    db="$(realpath "$ADVISORY_DB")"
+    export GIT_CONFIG_KEY_0="url.file://$db.insteadOf"
     export GIT_CONFIG_VALUE_0=https://github.com/RustSec/advisory-db
 fi
 

@@ -11,8 +11,12 @@ export PATH="$PWD/.tools/bin:$PATH"
 # same thing; and our own code holds no unsafe that one could watch.
 flags=(--fuzz-dir pipeline/fuzz --sanitizer none)
 
-[ $# -gt 0 ] || set -- $(cargo fuzz list --fuzz-dir pipeline/fuzz)
-[ $# -gt 0 ] || { echo "fuzz: no targets in pipeline/fuzz" >&2; exit 1; }
+if [ $# = 0 ]; then
+    list="$(cargo fuzz list --fuzz-dir pipeline/fuzz)"
+    mapfile -t targets <<<"$list"
+    set -- "${targets[@]}"
+fi
+[ -n "${1:-}" ] || { echo "fuzz: no targets in pipeline/fuzz" >&2; exit 1; }
 
 for target in "$@"; do
     echo "fuzz: $target"

@@ -47,7 +47,7 @@ class Failed(Exception):
 
 
 def s3(port, method, path, body=b""):
-    """Sends one request signed with SigV4; returns (status, body)."""
+    """Sends one request signed with SigV4; returns (status, body). A query must be sorted and encoded."""
     now = datetime.now(timezone.utc)
     stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     headers = {
@@ -57,7 +57,8 @@ def s3(port, method, path, body=b""):
     }
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = "\n".join([method, path, "", lines, names, headers["x-amz-content-sha256"]])
+    place, _, query = path.partition("?")
+    request = "\n".join([method, place, query, lines, names, headers["x-amz-content-sha256"]])
     scope = f"{day}/{REGION}/s3/aws4_request"
     to_sign = "\n".join(
         ["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(request.encode()).hexdigest()]

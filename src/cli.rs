@@ -85,6 +85,13 @@ pub enum Command {
   gravity worker --store s3://traces --queue https://sqs.eu-central-1.amazonaws.com/123456789012/gravity
   S3_BUCKET=traces AWS_ENDPOINT_URL=http://127.0.0.1:8333 POLL_INTERVAL=2s gravity worker --log-format json")]
     Worker(WorkerArgs),
+    /// Ask a worker on this machine whether it is ready, for a container's healthcheck.
+    ///
+    /// Prints what its /readyz says. Ends with 0 if it is ready, else with 1.
+    #[command(after_help = "Examples:
+  gravity health
+  gravity health --listen 127.0.0.1:9465")]
+    Health(HealthArgs),
     /// Write a trace's content to stdout, exactly as it arrived.
     #[command(after_help = "Examples:
   gravity reconstruct 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
@@ -184,6 +191,14 @@ pub struct WorkerArgs {
     /// Where it is told of new batches.
     #[command(flatten)]
     pub queue: QueueArgs,
+}
+
+/// Options of `health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where the worker listens [default: 127.0.0.1:9464].
+    #[arg(long, env = "GRAVITY_LISTEN", value_name = "HOST:PORT", value_parser = parse::listen)]
+    pub listen: Option<Listen>,
 }
 
 /// Options of `reconstruct`.

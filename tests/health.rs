@@ -41,6 +41,29 @@ fn wait_for(worker: &Running, name: &str, value: f64) -> Metrics {
     worker.metrics()
 }
 
+#[test]
+fn health_tells_a_worker_that_is_ready_from_one_that_is_not_and_from_none() {
+    let place = Place::new();
+    let worker = start(&place);
+    wait_until("it is ready", || worker.is_ready());
+    let port = worker.address.rsplit_once(':').unwrap().1.to_owned();
+    // As a container has it: the worker listens on every address.
+    let ask = || run(gravity().args(["health", "--listen", &format!("0.0.0.0:{port}")]));
+    let asked = ask();
+    assert_eq!((asked.code, asked.stdout), (0, b"store: ok\n".to_vec()), "{}", asked.stderr);
+
+    fs::rename(place.data(), place.path("elsewhere")).unwrap();
+    wait_until("it notices", || !worker.is_ready());
+    let asked = ask();
+    assert_eq!(asked.code, 1, "{}", asked.stderr);
+    assert!(asked.stdout.starts_with(b"store: ") && asked.stdout != b"store: ok\n", "{:?}", asked.stdout);
+    worker.stop();
+
+    let asked = ask();
+    assert_eq!(asked.code, 1);
+    assert!(asked.stderr.contains("no worker answers at 127.0.0.1:"), "{}", asked.stderr);
+}
+
 const COMMITTED: &str = r#"gravity_batches_total{outcome="committed"}"#;
 const QUARANTINED: &str = r#"gravity_batches_total{outcome="quarantined"}"#;
 

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,8 +21,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
 import stack  # noqa: E402 (it stands in dev/native/)
+from seaweedfs import Stopped, on_stop_signals, raise_stopped  # noqa: E402
 from cases import all_cases  # noqa: E402
-from checks import Store, Wrong, check_all, check_case, check_collector, expect, sample_checks, send_samples  # noqa: E402
+from checks import (  # noqa: E402
+    Store, Wrong, check_all, check_case, check_collector, check_hook, expect, sample_checks, send_samples,
+)  # fmt: skip
+from watch import check_prometheus  # noqa: E402
 from upstream import Upstream  # noqa: E402
 
 
@@ -67,21 +72,37 @@ def run(folder, stacks, step):
     upstream = Upstream(cases)
     # The real provider's route, to a provider of ours.
     os.environ.update(OPENAI_API_KEY="sk-local", OPENAI_BASE_URL=upstream.url)
-    polling = stack.Stack(folder / "polling")
-    polling.create(stack.settings(free_ports=True))
-    stacks.append(("by polling", polling))
 
-    polling.start(["litellm", "collector", "s3", "worker"])
+    # One S3 server tells a queue of new objects, the other's worker looks for itself. The collector of the second
+    # gets what the first one's sends to Jaeger.
+    events = stack.Stack(folder / "by-events")
+    events.create({**stack.settings(free_ports=True), "S3_SERVER": "ministack"})
+    polling = stack.Stack(folder / "by-polling")
+    jaeger = f"{stack.HOST}:{events.port('OTLP_GRPC')}"
+    polling.create({**stack.settings(free_ports=True), "WORKER": "polling", "JAEGER_ENDPOINT": jaeger})
+    stacks += [events, polling]
+    events.start(["collector", "s3", "worker", "prometheus"])
+    polling.start(["litellm", "collector", "sqs", "events", "s3", "console", "worker", "prometheus"])
     step("all programs are up")
+
     send_all(cases, upstream, int(polling.port("LITELLM")))
-    send_samples(polling)
+    send_samples(polling, "traces")
+    for services in stacks:  # Jaeger is for traces: logs do not go on to the second collector
+        send_samples(services, "logs")
     checks = [(f"{case.name} ({case.trace_id})", functools.partial(check_case, case)) for case in cases]
     checks += sample_checks(polling.gravity(), folder / "samples")
     step(f"{len(cases)} requests answered; sample batches sent")
-    store = Store(polling.gravity(), f"s3://{polling.settings['TRACES_BUCKET']}", polling.s3_variables())
-    check_all("by polling", store, checks)
-    check_collector(polling)
-    step(f"by polling: all content of {len(checks)} traces came back, byte for byte")
+
+    for services in stacks:
+        name = services.folder.name
+        store = Store(services.gravity(), f"s3://{services.settings['TRACES_BUCKET']}", services.s3_variables())
+        check_all(name, store, checks)
+        check_collector(services)
+        step(f"{name}: all content of {len(checks)} traces came back, byte for byte")
+    check_prometheus(events, polling)
+    step("Prometheus has scraped, and dashboard and alerts name what there is")
+    check_hook(polling)
+    step("every batch in SeaweedFS was told to the queue")
 
 
 def main():
@@ -93,19 +114,23 @@ def main():
     def step(what):
         print(f"e2e: {time.monotonic() - began:5.1f} s  {what}", flush=True)
 
+    on_stop_signals(raise_stopped)  # whatever ends this, ends what it has started
     try:
         run(folder, stacks, step)
         return 0
+    except Stopped as stopped:
+        return 128 + stopped.args[0]
     except (Wrong, stack.Failed) as wrong:
-        for name, services in stacks:
-            for service in ("litellm", "collector", "worker"):
-                print(f"==> {name}: {service}\n{services.log(service)}", file=sys.stderr)
+        for services in stacks:
+            for service in ("litellm", "collector", "events", "worker"):
+                print(f"==> {services.folder.name}: {service}\n{services.log(service)}", file=sys.stderr)
         print(f"e2e: {wrong}", file=sys.stderr)
         return 1
     finally:
-        for name, services in stacks:
+        on_stop_signals(signal.SIG_IGN)
+        for services in stacks:
             if args.keep:
-                print(f"e2e: {name}: dev/native/stack.py status --dir {services.folder}")
+                print(f"e2e: dev/native/stack.py status --dir {services.folder}")
             else:
                 services.stop()
         if not args.keep:

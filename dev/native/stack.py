@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The development stack without Docker: S3 (SeaweedFS), the OpenTelemetry Collector, LiteLLM with a mock model,
-Gravity's worker and Prometheus, all on 127.0.0.1.
+"""The development stack without Docker: S3 (SeaweedFS), SQS (ministack), the OpenTelemetry Collector, LiteLLM with a
+mock model, Gravity's worker and Prometheus, all on 127.0.0.1.
 
   dev/native/stack.py start           starts what is not running; returns when all of it is healthy
   dev/native/stack.py status          what runs, and where (exit code 1 if anything does not)
   eval "$(dev/native/stack.py env)"   points gravity at the stack's S3
+  dev/native/stack.py gravity -- inspect     runs gravity on the stack's store
+  dev/native/stack.py port LITELLM    which port
   dev/native/stack.py logs [NAME]...  the end of the logs
   dev/native/stack.py stop            ends it; what S3 held is gone
 
@@ -34,6 +36,7 @@ STOP_SECONDS = 30
 
 sys.path.insert(0, str(DEV))
 import seaweedfs  # noqa: E402 (it stands in dev/)
+from s3_events import create_queue  # noqa: E402
 
 Failed = seaweedfs.Failed
 
@@ -54,6 +57,14 @@ def settings(free_ports=False):
         values.update(zip(ports, map(str, seaweedfs.free_ports(len(ports)))))
     values.update({name: os.environ[name] for name in values if os.environ.get(name)})
     return values
+
+
+QUEUE = "gravity"
+QUEUE_ARN = f"arn:aws:sqs:{seaweedfs.REGION}:000000000000:{QUEUE}"
+# A bucket's notifications to the queue, in the only server here that has them by itself.
+NOTIFICATIONS = f"""<NotificationConfiguration><QueueConfiguration><Queue>{QUEUE_ARN}</Queue>
+<Event>s3:ObjectCreated:*</Event><Filter><S3Key><FilterRule><Name>prefix</Name><Value>raw-spans/</Value></FilterRule>
+</S3Key></Filter></QueueConfiguration></NotificationConfiguration>"""
 
 
 def installed(name, *places):
@@ -111,7 +122,9 @@ class Stack:
         names = ["OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "COLLECTOR_HEALTH_PORT", "COLLECTOR_METRICS_PORT",
                  "TRACES_BUCKET", "DECISION_WAIT"]  # fmt: skip
         env = {name: self.settings[name] for name in names}
-        return command, {**env, **self.s3_variables(), "REALTIME_EXPORTERS": "[debug]"}, self.url("COLLECTOR_HEALTH")
+        jaeger = self.settings.get("JAEGER_ENDPOINT")
+        env |= {"JAEGER_ENDPOINT": jaeger} if jaeger else {"REALTIME_EXPORTERS": "[debug]"}
+        return command, {**env, **self.s3_variables()}, self.url("COLLECTOR_HEALTH")
 
     def console(self):
         ports = json.loads((self.folder / "s3/server.json").read_text())["ports"]
@@ -119,9 +132,45 @@ class Stack:
                    "-iceberg.port=0", "-lance.port=0"]  # fmt: skip
         return command, {}, self.url("S3_CONSOLE") + "/health"
 
+    def sqs(self):
+        # ministack is an S3 server as well: with S3_SERVER=ministack, the only one.
+        port = self.port("S3" if self.own_events() else "SQS")
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        env = {"BIND_HOST": HOST, "GATEWAY_PORT": port, "MINISTACK_HOST": HOST, "TMPDIR": self.folder / "tmp"}
+        health = f"http://{HOST}:{port}/_ministack/health"
+        return [installed("ministack", TOOLS / "ministack/bin/ministack")], env, health
+
+    def events(self):
+        command = [sys.executable, DEV / "s3_events.py", "--port", self.port("EVENTS"), "--sqs", self.url("SQS"),
+                   "--queue", QUEUE]  # fmt: skip
+        return command, {}, self.url("EVENTS") + "/healthz"
+
+    def own_events(self):
+        """Whether the S3 server tells SQS by itself."""
+        return self.settings.get("S3_SERVER") == "ministack"
+
+    def queue_variables(self):
+        sqs = self.url("S3" if self.own_events() else "SQS")
+        return {"SQS_QUEUE_URL": f"{sqs}/000000000000/{QUEUE}", "AWS_ENDPOINT_URL_SQS": sqs}
+
     def worker(self):
         command = [self.gravity(), "worker", "--store", f"s3://{self.settings['TRACES_BUCKET']}"]
-        return command, {**self.s3_variables(), "RUST_LOG": "info"}, None
+        queue = {} if self.settings.get("WORKER") == "polling" else self.queue_variables()
+        env = {**self.s3_variables(), **queue, "GRAVITY_LISTEN": f"{HOST}:{self.port('GRAVITY')}", "RUST_LOG": "info"}
+        return command, env, self.url("GRAVITY") + "/readyz"
+
+    def prometheus(self):
+        (self.folder / "prometheus").mkdir(exist_ok=True)
+        for rules in (DEV / "prometheus").glob("*.yml"):
+            text = rules.read_text()
+            for service, port in [("gravity:9464", "GRAVITY"), ("collector:8888", "COLLECTOR_METRICS")]:
+                text = text.replace(service, f"{HOST}:{self.port(port)}")
+            (self.folder / "prometheus" / rules.name).write_text(text)
+        command = [installed("prometheus", TOOLS / "prometheus/usr/bin/prometheus"),
+                   f"--config.file={self.folder}/prometheus/stack.yml",
+                   f"--storage.tsdb.path={self.folder}/prometheus/data",
+                   f"--web.listen-address={HOST}:{self.port('PROMETHEUS')}"]  # fmt: skip
+        return command, {}, self.url("PROMETHEUS") + "/-/ready"
 
     def gravity(self):
         """The binary: GRAVITY, or the newest that cargo built, or the one on PATH."""
@@ -137,19 +186,37 @@ class Stack:
         """Starts what is not running, and returns once all of it is healthy."""
         (self.folder / "console").mkdir(parents=True, exist_ok=True)
         for name in names:
+            if self.running(name):
+                continue
             if name == "s3":
                 # Blocks until it takes requests; what came before it in the list starts meanwhile.
                 self.start_s3()
-            elif not self.running(name):
+            else:
                 self.launch(name)
         for name in names:
             if name != "s3":
                 self.wait_healthy(name)
 
     def start_s3(self):
+        if self.own_events():
+            self.launch("sqs")
+            self.wait_healthy("sqs")
+            create_queue(self.url("S3"), QUEUE)
+            for path, body in [("", b""), ("?notification", NOTIFICATIONS.encode())]:
+                status, answer = seaweedfs.s3(int(self.port("S3")), "PUT", f"/{self.settings['TRACES_BUCKET']}{path}", body)
+                if status != 200:
+                    raise Failed(f"ministack: PUT {path}: {status} {answer.decode(errors='replace')}")
+            return
         command = [DEV / "seaweedfs.py", "start", "--dir", self.folder / "s3", "--port", self.port("S3"),
                    "--bucket", self.settings["TRACES_BUCKET"]]  # fmt: skip
-        shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        webhook = {
+            "ENABLED": "true",
+            "ENDPOINT": self.url("EVENTS"),
+            "EVENT_TYPES": "create update rename",
+            "PATH_PREFIXES": f"/buckets/{self.settings['TRACES_BUCKET']}/raw-spans",
+        }
+        env = {**os.environ, **{f"WEED_NOTIFICATION_WEBHOOK_{name}": value for name, value in webhook.items()}}
+        shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         if shown.returncode:
             raise Failed(shown.stderr.strip())
 
@@ -161,13 +228,15 @@ class Stack:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
-                env={**inherited, **env}, start_new_session=True,
+                env={**inherited, **{name: str(value) for name, value in env.items()}}, start_new_session=True,
             )  # fmt: skip
         state = {"pid": process.pid, "started": started_at(process.pid)}
         (self.folder / f"{name}.json").write_text(json.dumps(state))
 
     def running(self, name):
         """The pid of the service, if it runs."""
+        if name == "s3" and self.own_events():
+            name = "sqs"
         if name == "s3":
             return seaweedfs.running(self.folder / "s3")
         try:
@@ -182,7 +251,7 @@ class Stack:
 
     def healthy(self, name):
         url = getattr(self, name)()[2]
-        return self.running(name) and (url is None or get(url)[0] == 200)
+        return self.running(name) and get(url)[0] == 200
 
     def wait_healthy(self, name):
         deadline = time.monotonic() + START_SECONDS
@@ -220,7 +289,7 @@ class Stack:
 
 
 # Sources before what they send to; S3 after them only because it takes longest, and nothing is sent before all is up.
-ORDER = ["litellm", "collector", "s3", "console", "worker"]
+ORDER = ["litellm", "collector", "sqs", "events", "s3", "console", "worker", "prometheus"]
 
 
 def get(url):
@@ -238,7 +307,8 @@ def get(url):
         connection.close()
 
 
-PLACES = {"litellm": "LITELLM", "collector": "OTLP_HTTP", "s3": "S3", "console": "S3_CONSOLE"}
+PLACES = {"litellm": "LITELLM", "collector": "OTLP_HTTP", "sqs": "SQS", "s3": "S3", "console": "S3_CONSOLE", "worker": "GRAVITY",
+          "prometheus": "PROMETHEUS"}  # fmt: skip
 
 
 def command_start(stack, args):
@@ -261,18 +331,36 @@ def command_status(stack, _args):
     return 1 if down else 0
 
 
-def command_env(stack, _args):
+def store_variables(stack):
     if not stack.settings:
-        raise Failed(f"no stack was started in {stack.folder}")
-    variables = {**stack.s3_variables(), "GRAVITY_STORE": f"s3://{stack.settings['TRACES_BUCKET']}"}
+        raise Failed(f"no stack was started in {stack.folder}: dev/native/stack.py start")
+    return {**stack.s3_variables(), "GRAVITY_STORE": f"s3://{stack.settings['TRACES_BUCKET']}"}
+
+
+def command_env(stack, _args):
     print("unset", *seaweedfs.UNWANTED)
-    for name, value in variables.items():
+    for name, value in store_variables(stack).items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def command_gravity(stack, args):
+    env = {name: value for name, value in os.environ.items() if name not in seaweedfs.UNWANTED}
+    binary = stack.gravity()
+    sys.stdout.flush()
+    os.execvpe(binary, [binary, *args.arguments], {**env, **store_variables(stack)})
+
+
+def command_port(stack, args):
+    store_variables(stack)
+    print(stack.port(args.service))
     return 0
 
 
 def command_logs(stack, args):
     for name in args.names or ORDER:
+        if name not in ORDER:
+            raise Failed(f"no service {name}; there are: {' '.join(ORDER)}")
         print(f"==> {name}\n{stack.log(name, 50)}")
     return 0
 
@@ -284,15 +372,19 @@ def command_stop(stack, _args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(required=True, metavar="start|status|env|logs|stop")
-    for name in ("start", "status", "env", "logs", "stop"):
+    actions = parser.add_subparsers(required=True, metavar="start|status|env|gravity|port|logs|stop")
+    for name in ("start", "status", "env", "gravity", "port", "logs", "stop"):
         sub = actions.add_parser(name)
         sub.set_defaults(action=globals()["command_" + name])
         sub.add_argument("--dir", type=Path, default=ROOT / ".native", help="where it keeps its files [./.native]")
         if name == "start":
             sub.add_argument("--free-ports", action="store_true", help="ports that are free now, not those of dev/.env")
+        if name == "gravity":
+            sub.add_argument("arguments", nargs="+", metavar="-- ARGUMENT")
+        if name == "port":
+            sub.add_argument("service", choices=[n.removesuffix("_PORT") for n in settings() if n.endswith("_PORT")])
         if name == "logs":
-            sub.add_argument("names", nargs="*", choices=[*ORDER, []], metavar="NAME")
+            sub.add_argument("names", nargs="*", metavar="NAME")
     args = parser.parse_args()
     try:
         return args.action(Stack(args.dir), args)

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod health;
 mod ingest;
 mod inspect;
 mod keys;
@@ -17,6 +18,7 @@ pub async fn run(command: Command, logging: &LogArgs) -> Result<Done, Failure> {
     match command {
         Command::Ingest(args) => ingest::run(args, logging.quiet).await,
         Command::Worker(args) => worker::run(args).await,
+        Command::Health(args) => health::run(args).await,
         Command::Reconstruct(args) => reconstruct::run(args, logging.quiet).await,
         Command::Inspect(args) => inspect::run(args, logging.quiet).await,
         Command::Verify(args) => verify::run(args, logging.quiet).await,

@@ -1,0 +1,24 @@
+output "store" {
+  description = "GRAVITY_STORE"
+  value       = "s3://${aws_s3_bucket.traces.id}"
+}
+
+output "queue_url" {
+  description = "SQS_QUEUE_URL"
+  value       = aws_sqs_queue.batches.id
+}
+
+output "role_arn" {
+  description = "The worker's role"
+  value       = aws_iam_role.worker.arn
+}
+
+output "collector_policy_arn" {
+  description = "To attach to the collector's role"
+  value       = aws_iam_policy.collector.arn
+}
+
+output "reader_policy_arn" {
+  description = "To attach to who reads traces"
+  value       = aws_iam_policy.reader.arn
+}

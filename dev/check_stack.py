@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Checks what surrounds Gravity without starting any of it: shell scripts, Dockerfile, compose file, Kubernetes
+manifests, systemd unit, Terraform, Prometheus' configuration. In seconds, so that it is run often; `make e2e` runs the
+programs themselves. What cannot be checked on this machine is said.
+
+  make lint-stack
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+KEDA = "github.com/kedacore/keda/v2@v2.17.2"
+# systemd-analyze's measure, in tenths: what the unit has now, and not a point worse.
+EXPOSURE = 13
+
+
+class Wrong(Exception):
+    """A check found something."""
+
+
+def run(*command, **options):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, **options)
+    if done.returncode:
+        raise Wrong(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}".strip())
+    return done.stdout
+
+
+def skip(what, why):
+    print(f"stack: {what} NOT CHECKED: {why}")
+
+
+def files(pattern):
+    return [ROOT / path for path in run("git", "ls-files", "--cached", "--others", "--exclude-standard", pattern).split()]
+
+
+def shell_scripts():
+    run(TOOLS / "lint/bin/shellcheck", ".ci/run", *files("*.sh"))
+
+
+def dockerfile():
+    run(TOOLS / "lint/bin/hadolint", "Dockerfile")
+    # The oldest Rust that the project promises to build with.
+    (needed,) = re.findall(r'(?m)^rust-version = "(.*)"', (ROOT / "Cargo.toml").read_text())
+    if f"FROM rust:{needed}-" not in (ROOT / "Dockerfile").read_text():
+        raise Wrong(f"the image that builds is not that of rust-version {needed} in Cargo.toml")
+    # Whether what .dockerignore lets in is a workspace that cargo can load.
+    rules = (ROOT / ".dockerignore").read_text().split("\n")
+    wanted = [rule[1:] for rule in rules if rule.startswith("!")]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in wanted:
+            source, target = ROOT / name, Path(folder) / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("target", "fuzz"))
+            else:
+                shutil.copy(source, target)
+        manifest = Path(folder) / "Cargo.toml"
+        run("cargo", "metadata", "--format-version=1", "--locked", "--offline", "--manifest-path", manifest)
+
+
+def compose():
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode if shutil.which("docker") else 1
+    built = sorted(TOOLS.glob("compose-*/docker-compose"))
+    command = ["docker", "compose"] if plugin == 0 else built[-1:]
+    if not command:
+        raise Wrong("docker compose is not there: dev/tools.sh compose")
+    # A newcomer's shell has none of our variables: dev/.env must be enough.
+    names = {line.split("=")[0] for line in (ROOT / "dev/.env").read_text().split("\n") if "=" in line}
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    for profile in ("seaweedfs", "minio"):
+        # As --quiet would not: an unset variable is a warning there, and an error here.
+        config = subprocess.run(
+            [*command, "--file", "dev/docker-compose.yml", "config", "--format=json"],
+            cwd=ROOT, capture_output=True, text=True, env={**env, "COMPOSE_PROFILES": profile},
+        )  # fmt: skip
+        if config.returncode or config.stderr:
+            raise Wrong(f"docker compose config, profile {profile}:\n{config.stderr}")
+        compose_services(profile, json.loads(config.stdout)["services"])
+
+
+def compose_services(profile, services):
+    """What `docker compose config` lets pass, and `up` would not."""
+    wrong = []
+    for name, service in services.items():
+        tag = service.get("image", "").rpartition(":")[2]
+        if "build" not in service and (not re.search(r"\d", tag) or tag == "latest"):
+            wrong.append(f"{name}: the image {service.get('image')} has no version")
+        for mount in service.get("volumes", []):
+            if mount["type"] == "bind" and not Path(mount["source"]).exists():
+                wrong.append(f"{name}: {mount['source']} is not there")
+        for port in service.get("ports", []):
+            if port.get("host_ip") != "127.0.0.1":
+                wrong.append(f"{name}: port {port['published']} is open to the network")
+        for other, how in service.get("depends_on", {}).items():
+            if other not in services:
+                if how.get("required", True):
+                    wrong.append(f"{name}: waits for {other}, which this profile does not have")
+            # Gravity's is in its Dockerfile.
+            elif how["condition"] == "service_healthy" and "healthcheck" not in services[other] and other != "gravity":
+                wrong.append(f"{name}: waits for {other} to be healthy, which has no healthcheck")
+    if "HEALTHCHECK" not in (ROOT / "Dockerfile").read_text():
+        wrong.append("gravity: the Dockerfile has no HEALTHCHECK")
+    if not services.keys() >= {"s3-events", "sqs", "collector", "litellm", "gravity", "prometheus", "grafana", "jaeger"}:
+        wrong.append(f"services are missing; there are {sorted(services)}")
+    if wrong:
+        raise Wrong(f"docker-compose.yml, profile {profile}:\n" + "\n".join(wrong))
+
+
+def kubernetes():
+    manifests = [path for path in files("deploy/kubernetes/*.yaml") if path.name not in ("kustomization.yaml", "keda.yaml")]
+    run(TOOLS / "lint/bin/kubernetes-validate", "--strict", "--no-warn", *manifests)
+    # KEDA's resources by the definitions that it installs.
+    shown = json.loads(run("go", "mod", "download", "-json", KEDA, env={**os.environ, "GOFLAGS": "-mod=mod"}))
+    definitions = Path(shown["Dir"]) / "config/crd/bases"
+    run(TOOLS / "lint/bin/python", "dev/check_crds.py", definitions, "deploy/kubernetes/keda.yaml")
+    if shutil.which("kubectl"):
+        rendered = run("kubectl", "kustomize", "deploy/kubernetes")
+        for needed in ("kind: ScaledObject", "kind: PodDisruptionBudget", "image: registry.example.com/gravity:"):
+            if needed not in rendered:
+                raise Wrong(f"kubectl kustomize deploy/kubernetes: no {needed}")
+    else:
+        skip("kustomization.yaml", "there is no kubectl here")
+
+
+def systemd():
+    if not shutil.which("systemd-analyze"):
+        return skip("gravity.service", "there is no systemd-analyze here")
+    with tempfile.TemporaryDirectory() as folder:
+        # It wants the program to be there.
+        unit = Path(folder) / "gravity.service"
+        unit.write_text((ROOT / "deploy/systemd/gravity.service").read_text().replace("/usr/local/bin/gravity", "/bin/true"))
+        said = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+        if said.returncode or "gravity.service" in said.stderr:
+            raise Wrong(f"systemd-analyze verify:\n{said.stderr}")
+        run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", unit)
+
+
+def terraform():
+    program = shutil.which("tofu") or shutil.which("terraform")
+    if program:
+        run(program, "fmt", "-check", "-diff", "deploy/terraform")
+    else:
+        skip("Terraform's format", "there is neither tofu nor terraform here")
+    # `validate` wants the provider, which is not to be had without the registry. Names at least must exist.
+    text = "\n".join(path.read_text() for path in files("deploy/terraform/*.tf"))
+    code = re.sub(r"(?m)#.*$", "", text)
+    known = {f"{kind}.{name}" for kind, name in re.findall(r'(?m)^resource "(\w+)" "(\w+)"', code)}
+    known |= {f"data.{kind}.{name}" for kind, name in re.findall(r'(?m)^data "(\w+)" "(\w+)"', code)}
+    known |= {f"var.{name}" for name in re.findall(r'(?m)^variable "(\w+)"', code)}
+    for block in re.findall(r"(?ms)^locals \{(.*?)^\}", code):
+        known |= {f"local.{name}" for name in re.findall(r"(?m)^  (\w+)\s*=", block)}
+    used = set(re.findall(r"\b(?:(?:var|local)\.\w+|data\.aws_\w+\.\w+|(?<!data\.)aws_\w+\.\w+)", code))
+    if missing := used - known:
+        raise Wrong(f"deploy/terraform: not defined: {sorted(missing)}")
+    if unused := {name for name in known if name.startswith(("var.", "local."))} - used:
+        raise Wrong(f"deploy/terraform: not used: {sorted(unused)}")
+    skip("Terraform's resources", "`validate` needs the AWS provider, from a registry")
+
+
+def prometheus():
+    promtool = shutil.which("promtool") or TOOLS / "prometheus/usr/bin/promtool"
+    run(promtool, "check", "config", *sorted((ROOT / "dev/prometheus").glob("*stack.yml")))
+
+
+def main():
+    failed = 0
+    for check in (shell_scripts, dockerfile, compose, kubernetes, systemd, terraform, prometheus):
+        try:
+            check()
+            print(f"stack: {check.__name__.replace('_', ' ')} ok", flush=True)
+        except Wrong as wrong:
+            print(f"stack: {check.__name__.replace('_', ' ')}: {wrong}", file=sys.stderr)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
