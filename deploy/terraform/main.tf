@@ -322,3 +322,18 @@ resource "aws_iam_policy" "reader" {
   name   = "${var.name}-reader"
   policy = data.aws_iam_policy_document.reader.json
 }
+
+# What scales the workers (KEDA's operator) needs: the queue's depth, and nothing else.
+
+data "aws_iam_policy_document" "scaler" {
+  statement {
+    sid       = "QueueDepth"
+    actions   = ["sqs:GetQueueAttributes"]
+    resources = [aws_sqs_queue.batches.arn]
+  }
+}
+
+resource "aws_iam_policy" "scaler" {
+  name   = "${var.name}-scaler"
+  policy = data.aws_iam_policy_document.scaler.json
+}

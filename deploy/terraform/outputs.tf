@@ -22,3 +22,8 @@ output "reader_policy_arn" {
   description = "To attach to who reads traces"
   value       = aws_iam_policy.reader.arn
 }
+
+output "scaler_policy_arn" {
+  description = "To attach to the role of KEDA's operator"
+  value       = aws_iam_policy.scaler.arn
+}
