@@ -3,6 +3,7 @@
 #   tofu init && tofu apply -var bucket=example-traces
 
 data "aws_partition" "current" {}
+data "aws_caller_identity" "current" {}
 
 locals {
   # Where the collector writes; the worker's defaults for the rest (RAW_SPANS_PATH and its like).
@@ -145,6 +146,13 @@ data "aws_iam_policy_document" "queue" {
       test     = "ArnEquals"
       variable = "aws:SourceArn"
       values   = [aws_s3_bucket.traces.arn]
+    }
+
+    # A bucket's name alone may be another account's tomorrow.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
     }
   }
 }

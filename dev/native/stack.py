@@ -346,9 +346,9 @@ def command_env(stack, _args):
 
 def command_gravity(stack, args):
     env = {name: value for name, value in os.environ.items() if name not in seaweedfs.UNWANTED}
+    env |= store_variables(stack)
     binary = stack.gravity()
-    sys.stdout.flush()
-    os.execvpe(binary, [binary, *args.arguments], {**env, **store_variables(stack)})
+    os.execvpe(binary, [binary, *args.arguments], env)
 
 
 def command_port(stack, args):
