@@ -226,7 +226,7 @@ fn settings_of_a_bucket_that_contradict_each_other_are_refused() {
 #[test]
 fn a_store_that_is_dead_ends_a_batch_within_the_time_for_one_request() {
     let server = server();
-    let many = document(&[span(1, 1).input(&(0..10_000).map(|n| format!("{n}\n")).collect::<String>())]);
+    let many = document(&[span(1, 1).input(&(0..4000).map(|n| format!("{n}\n")).collect::<String>())]);
     server.bucket.put("raw-spans/a-many", many.into_bytes());
     server.fail(1000, &[SlowDown], 1);
     let began = Instant::now();

@@ -25,7 +25,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            initial: Duration::from_millis(25),
+            initial: Duration::from_millis(10),
             max_interval: Duration::from_secs(10),
             max_elapsed: Duration::from_secs(60),
             jitter: 0.5,
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_end_with_the_time() {
         let (tries, took) = hopeless(&budget()).await;
-        // 25, 50, … ms, 6.4, 10, 10, … s, give or take a half.
+        // 10, 20, … ms, 5.1, 10, 10, … s, give or take a half.
         assert!((8..=25).contains(&tries), "{tries}");
         assert!((Duration::from_secs(40)..=Duration::from_secs(60)).contains(&took), "{took:?}");
     }
