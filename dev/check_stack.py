@@ -166,7 +166,11 @@ def terraform():
 
 def prometheus():
     promtool = shutil.which("promtool") or TOOLS / "prometheus/usr/bin/promtool"
-    run(promtool, "check", "config", *sorted((ROOT / "dev/prometheus").glob("*stack.yml")))
+    run(promtool, "check", "config", "dev/prometheus/stack.yml")
+    told = set(re.findall(r"(?m)^\| `(Gravity\w+)` \|", (ROOT / "docs/operations.md").read_text()))
+    alerts = set(re.findall(r"(?m)^\s*- alert: (\w+)", (ROOT / "dev/prometheus/alerts.yml").read_text()))
+    if told != alerts:
+        raise Wrong(f"alerts.yml and the table in docs/operations.md differ in {sorted(told ^ alerts)}")
 
 
 def main():

@@ -126,3 +126,8 @@ def all_cases():
              extra={"mock_response": "I am\r\na mock.\n"}),
         *burst,
     ]  # fmt: skip
+
+
+def last_case():
+    """Sent just before everything is told to end."""
+    return Case("the last before a shutdown", [text("user", "Quick!\r\n")], text("assistant", "Done.\n"))

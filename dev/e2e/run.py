@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
 import stack  # noqa: E402 (it stands in dev/native/)
 from seaweedfs import Stopped, on_stop_signals, raise_stopped  # noqa: E402
-from cases import all_cases  # noqa: E402
+from cases import all_cases, last_case  # noqa: E402
 from checks import (  # noqa: E402
     Store, Wrong, check_all, check_case, check_collector, check_hook, expect, sample_checks, send_samples,
 )  # fmt: skip
@@ -68,8 +68,8 @@ def send_all(cases, upstream, port):
 
 def run(folder, stacks, step):
     """Starts each stack into `stacks`, so that the caller ends it whatever happens."""
-    cases = all_cases()
-    upstream = Upstream(cases)
+    cases, last = all_cases(), last_case()
+    upstream = Upstream([*cases, last])
     # The real provider's route, to a provider of ours.
     os.environ.update(OPENAI_API_KEY="sk-local", OPENAI_BASE_URL=upstream.url)
 
@@ -103,6 +103,14 @@ def run(folder, stacks, step):
     step("Prometheus has scraped, and dashboard and alerts name what there is")
     check_hook(polling)
     step("every batch in SeaweedFS was told to the queue")
+
+    # Ended in order, neither proxy nor collector takes anything with it that was answered.
+    send(last, int(polling.port("LITELLM")))
+    for service in ("litellm", "collector"):
+        expect(f"whether {service} ended by itself", polling.end(service), True)
+    store = Store(polling.gravity(), f"s3://{polling.settings['TRACES_BUCKET']}", polling.s3_variables())
+    check_all("after the shutdown", store, [(last.name, functools.partial(check_case, last))])
+    step("what was answered just before the shutdown came back too")
 
 
 def main():

@@ -265,10 +265,10 @@ class Stack:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def end(self, name):
-        """SIGTERM, and SIGKILL if that is not enough; true if SIGTERM was."""
+        """Ends a service in order, and with SIGKILL if that is not enough; true if it was."""
         pid = self.running(name)
         if pid:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT if name in ENDED_BY_SIGINT else signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
             while self.running(name):
                 if time.monotonic() > deadline:
@@ -306,6 +306,9 @@ def get(url):
     finally:
         connection.close()
 
+
+# After SIGTERM, LiteLLM's server raises it once more against itself: the spans of the last seconds are never sent.
+ENDED_BY_SIGINT = {"litellm"}
 
 PLACES = {"litellm": "LITELLM", "collector": "OTLP_HTTP", "sqs": "SQS", "s3": "S3", "console": "S3_CONSOLE", "worker": "GRAVITY",
           "prometheus": "PROMETHEUS"}  # fmt: skip
