@@ -5,7 +5,7 @@ export FUZZ_SECONDS ?= 30
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/.tools/prometheus/usr/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus lint-stack fuzz bench bench-s3 bench-queue e2e soak \
+.PHONY: help build test lint lint-fmt lint-clippy lint-deny lint-prometheus lint-stack fuzz bench bench-s3 bench-archive bench-queue e2e soak \
 	run dev stop logs inspect reconstruct check
 
 help: ## This list
@@ -60,6 +60,11 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
 
 bench: ## Benchmarks without a network
 	cargo bench
+
+bench-archive: ## The packed layout against gzip and zstd, bytes and time: CORPUS=folders of gzip'd batches
+	$(if $(CORPUS),,$(error CORPUS is not set: make bench-archive CORPUS=<folder of batches>))
+	cargo build --release
+	python3 benches/archive.py '$(target)/release/gravity' $(CORPUS)
 
 bench-s3: ## The loose layout to a local S3 server: CORPUS=folder that benches/cut_corpus.py made
 	$(if $(CORPUS),,$(error CORPUS is not set: make bench-s3 CORPUS=<folder of batches>))

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use gravity_pipeline::intake::Intake;
+use gravity_pipeline::ledger::Done;
 use gravity_pipeline::loose::Paths;
 use gravity_pipeline::retry::Policy;
 use gravity_pipeline::store::{Directory, Key, Metered, PutMode, Retrying, S3, S3Settings, Store};
@@ -57,7 +58,7 @@ async fn measure<S: Store>(store: Metered<S>, batches: usize) -> Result<(), Box<
         .await?;
     println!("{batches} past batches stored in {:.0} s at {}", started.elapsed().as_secs_f64(), store.location());
 
-    let intake = Intake::new(store.clone(), paths);
+    let intake = Intake::new(store.clone(), paths, Done::Ledger(store.clone()));
     for round in ["full pass", "poll", "poll"] {
         let new = Key::new(format!("{}-new-{round}", raw(batches - 1)).replace(' ', "-"))?;
         store.put(&new, Bytes::from_static(b"{}"), PutMode::Always).await?;

@@ -1,6 +1,6 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
-use crate::config::{PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
+use crate::config::{ContentArgs, PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
 use crate::listener::Listen;
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
   cat batch.json.gz | gravity ingest           the same for a pipe
   gravity worker --store s3://bucket           run until SIGTERM
   gravity reconstruct 44e0...                  a trace's content, exactly, to stdout
+  gravity restore raw-spans/.../batch.json.gz  a raw batch out of a packed store, exactly, to stdout
   gravity inspect                              what the store holds and saves
   gravity verify                               that all of it is there and whole
 
@@ -65,6 +66,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// When a raw file may be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeleteRaw {
+    /// Once its packed form was read back and found byte-exact.
+    Verified,
+}
+
 /// What gravity can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -97,8 +105,35 @@ pub enum Command {
   gravity reconstruct 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
   gravity reconstruct --list 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
   gravity reconstruct --span 1ac2b3d4e5f60718 --part input.value 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
-  gravity reconstruct --json 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq -r .content")]
+  gravity reconstruct --json 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq -r .content
+  gravity reconstruct --otlp 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq .resourceSpans")]
     Reconstruct(ReconstructArgs),
+    /// Write raw batches out of a packed store, byte for byte.
+    ///
+    /// One batch goes to stdout, decompressed. With --all those of a range go into a folder or bucket as gzip files,
+    /// where the collector's S3 receiver can replay them: under their own keys; `.zst` becomes `.gz`, and a name
+    /// without `.gz` gets it. What no object can be named (`..`, an empty segment) is percent-encoded, so nothing is
+    /// ever written outside. A batch that is there already with the same content is left, with another one it is an
+    /// error, so a run that was interrupted can be repeated. Every batch is compared with the BLAKE3 of what came.
+    /// A loose store keeps content only, and nothing to restore from.
+    #[command(after_help = "Examples:
+  gravity restore raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz | jq .
+  gravity restore --list --prefix raw-spans/dt=2025-10-31/
+  gravity restore --all --to ./replay --prefix raw-spans/dt=2025-10-31/
+  gravity restore --all --to s3://other/again --since 2025-10-31T11:00:00Z --until 2025-10-31T13:00:00Z")]
+    Restore(RestoreArgs),
+    /// Write a packed store out as a loose one.
+    ///
+    /// Every batch is restored, compared with its BLAKE3, and run through the loose pipeline under its key. Batches that
+    /// the target's ledger has are passed over, so a run that was interrupted can be repeated. The other way there is
+    /// nothing to convert, since a loose store keeps no envelope: where the raw files still stand, ingest them with
+    /// --layout packed into another prefix or folder.
+    #[command(after_help = "Examples:
+  gravity convert --from ./packed --to ./loose
+  gravity convert --store s3://traces/packed --to s3://traces/loose
+The other way:
+  gravity ingest --layout packed --store s3://traces/packed s3://traces/raw-spans/")]
+    Convert(ConvertArgs),
     /// Show what the store holds, what it saves and what it costs.
     #[command(after_help = "Examples:
   gravity inspect
@@ -115,6 +150,25 @@ pub enum Command {
   gravity verify --trace 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
   gravity verify --json | jq -r 'select(.level == \"error\").key'")]
     Verify(VerifyArgs),
+    /// Merge a packed store's small files, drop what is there twice, and compress it as hard as can be.
+    ///
+    /// Day by day: what is new is proved to give back every batch, byte for byte, before it counts, and nothing is
+    /// deleted: the files replaced go with `gravity gc`. Workers and readers may go on meanwhile. Run it again after
+    /// whatever interrupted it; what is compacted already is left alone.
+    #[command(after_help = "Examples:
+  gravity compact --dry-run
+  gravity compact --store s3://traces --until 2025-10-31
+  gravity compact --day 2025-10-31 && gravity gc
+  gravity compact --json | jq -s 'map(.bytes_before - .bytes_after) | add'")]
+    Compact(CompactArgs),
+    /// Remove what compaction replaced and what interrupted flushes left, once it is old enough.
+    ///
+    /// Readers and workers may still need what has just been replaced, so only what is older than --older-than goes.
+    #[command(after_help = "Examples:
+  gravity gc --dry-run
+  gravity gc --store s3://traces --older-than 48h
+  gravity gc --json | jq -r .key")]
+    Gc(GcArgs),
     /// Show what could not be stored, and try it again or remove it.
     #[command(
         subcommand,
@@ -179,6 +233,9 @@ pub struct WorkerArgs {
     /// Pause between two full passes, which find what came late into an old hour.
     #[arg(long, env = "FULL_SCAN_INTERVAL", value_name = "TIME", default_value = "1h", value_parser = parse::pause("FULL_SCAN_INTERVAL"))]
     pub full_scan_interval: Duration,
+    /// Packed: delete a raw file once its packed form was read back from the store and found byte-exact.
+    #[arg(long, env = "DELETE_RAW", value_name = "verified")]
+    pub delete_raw: Option<DeleteRaw>,
     /// How long batches in work may take to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "25s", value_parser = parse::duration("SHUTDOWN_GRACE"))]
     pub shutdown_grace: Duration,
@@ -218,9 +275,62 @@ pub struct ReconstructArgs {
     /// One JSON object a part and line, with its key.
     #[arg(long)]
     pub json: bool,
+    /// The trace's spans as one OTLP JSON document (packed stores).
+    #[arg(long, conflicts_with_all = ["json", "list", "span", "part"])]
+    pub otlp: bool,
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// What is content, and what it is cut at (packed stores; loose ones were cut when they were written).
+    #[command(flatten)]
+    pub content: ContentArgs,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The batch's key.
+    #[arg(required_unless_present_any = ["all", "list"], conflicts_with_all = ["all", "list"])]
+    pub raw_key: Option<String>,
+    /// Every batch, or those of a range.
+    #[arg(long, requires = "to", conflicts_with = "list")]
+    pub all: bool,
+    /// Where --all writes: s3://bucket/prefix, or a folder.
+    #[arg(long, value_name = "URL|DIR")]
+    pub to: Option<String>,
+    /// Show the keys of the batches of the range, one a line.
+    #[arg(long)]
+    pub list: bool,
+    /// Only batches whose key begins so.
+    #[arg(long, value_name = "KEYPREFIX", default_value = "", hide_default_value = true, conflicts_with = "raw_key")]
+    pub prefix: String,
+    /// Only batches of that time or later: 24h ago, or a date such as 2025-10-31 or 2025-10-31T11:00:00Z. A batch's
+    /// time is the hour or day that the folders of its key tell (dt=2025-10-31/hour=11), else when it was stored.
+    #[arg(long, value_name = "TIME", conflicts_with = "raw_key", value_parser = parse::since)]
+    pub since: Option<SystemTime>,
+    /// Only batches of before that time.
+    #[arg(long, value_name = "TIME", conflicts_with = "raw_key", value_parser = parse::until)]
+    pub until: Option<SystemTime>,
+    /// Batches restored at a time; each is in memory compressed.
+    #[arg(long, env = "MAX_CONCURRENT", value_name = "N", default_value = "4", value_parser = parse::count("MAX_CONCURRENT"))]
+    pub max_concurrent: usize,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The packed store [default: as --store].
+    #[arg(long, value_name = "URL|DIR")]
+    pub from: Option<String>,
+    /// The loose store; it may be new, or hold batches already.
+    #[arg(long, value_name = "URL|DIR")]
+    pub to: String,
+    /// What the pipeline is told.
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
 }
 
 /// Options of `inspect`.
@@ -244,18 +354,59 @@ pub struct InspectArgs {
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Share of the blobs that are read and hashed, the same ones each time; that they are there is checked for all.
+    /// Packed: share of the batches that are restored.
     #[arg(long, value_name = "PERCENT", default_value = "100%", value_parser = parse::share)]
     pub sample: Share,
-    /// Only this trace, its blobs and whether its batches are done: 32 hex digits.
+    /// Only this trace, its blobs and whether its batches are done: 32 hex digits. Packed: its rows and nodes.
     #[arg(long, value_name = "ID")]
     pub trace: Option<String>,
-    /// Only indexes and ledger entries written since: 24h ago, or a date such as 2025-10-31 or 2025-10-31T11:00:00Z.
+    /// Only indexes and ledger entries (packed: files of spans) written since: 24h ago, or a date such as 2025-10-31 or 2025-10-31T11:00:00Z.
     #[arg(long, value_name = "TIME", conflicts_with = "trace", value_parser = parse::since)]
     pub since: Option<SystemTime>,
-    /// Memory for the names of blobs: what does not fit takes more passes through the indexes.
+    /// Memory for the names of blobs: what does not fit takes more passes through the indexes. Packed: not used.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse::size("--memory"))]
     pub memory: u64,
     /// One JSON object a line: the findings, then a summary.
+    #[arg(long)]
+    pub json: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `compact`.
+#[derive(Debug, Args)]
+pub struct CompactArgs {
+    /// Only this day (UTC): 2025-10-31. May be given again.
+    #[arg(long, value_name = "DAY", conflicts_with_all = ["since", "until"], value_parser = parse::day("--day"))]
+    pub day: Vec<String>,
+    /// Only this day and later ones.
+    #[arg(long, value_name = "DAY", value_parser = parse::day("--since"))]
+    pub since: Option<String>,
+    /// Only this day and earlier ones.
+    #[arg(long, value_name = "DAY", value_parser = parse::day("--until"))]
+    pub until: Option<String>,
+    /// Only say what it would come to: everything is done but the writing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a day and line.
+    #[arg(long)]
+    pub json: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Leave alone what was written since, and what was replaced since. 0s only where nobody writes or reads.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse::duration("--older-than"))]
+    pub older_than: Duration,
+    /// Only say what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a file and line.
     #[arg(long)]
     pub json: bool,
     /// Which store.

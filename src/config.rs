@@ -5,9 +5,11 @@ use crate::s3_args::S3Args;
 use clap::Args;
 use gravity_pipeline::decompress;
 use gravity_pipeline::keys::ContentKeys;
-use gravity_pipeline::loose::{LEDGER, Paths, QUARANTINE};
+use gravity_pipeline::loose::{LEDGER, Layout, Paths, QUARANTINE};
 use gravity_pipeline::observe::Observer;
 use gravity_pipeline::otlp::FrameLimits;
+use gravity_pipeline::packed::packer::FlushSettings;
+use gravity_pipeline::packed::{NODES, SPANS};
 use gravity_pipeline::pipeline::Settings;
 use gravity_pipeline::queue::event::Watched;
 use gravity_pipeline::queue::{IntakeSettings, QueueSettings};
@@ -102,6 +104,27 @@ pub struct PipelineArgs {
     /// How much is allowed.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// The packed layout.
+    #[command(flatten)]
+    pub packed: PackedArgs,
+}
+
+/// The layout, and what only the packed one has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Layout")]
+pub struct PackedArgs {
+    /// How a new store keeps traces; a store keeps its layout [default: the store's own, loose for a new one].
+    #[arg(long, env = "GRAVITY_LAYOUT", value_name = "loose|packed", value_parser = parse::layout)]
+    pub layout: Option<Layout>,
+    /// Packed: batches in a flush, in bytes after decompression.
+    #[arg(long, env = "FLUSH_BYTES", value_name = "SIZE", default_value = "256MiB", value_parser = parse::size("FLUSH_BYTES"))]
+    pub flush_bytes: u64,
+    /// Packed: how long a worker's first batch of a flush waits for others; more batches a flush cost fewer requests.
+    #[arg(long, env = "FLUSH_INTERVAL", value_name = "TIME", default_value = "10s", value_parser = parse::duration("FLUSH_INTERVAL"))]
+    pub flush_interval: Duration,
+    /// Packed: memory for what is known to be stored; what it forgets is stored once more, until it is compacted.
+    #[arg(long, env = "DEDUP_BYTES", value_name = "SIZE", default_value = "64MiB", value_parser = parse::size("DEDUP_BYTES"))]
+    pub dedup_bytes: u64,
 }
 
 /// Prices in US dollars; the defaults are S3 Standard's in us-east-1.
@@ -240,7 +263,13 @@ impl StoreArgs {
         };
         let ours =
             [("RAW_SPANS_PATH", &*paths.raw_spans), ("BLOBS_PATH", &*paths.blobs), ("INDEXES_PATH", &*paths.indexes)];
-        let fixed = [("the ledger", LEDGER), ("the quarantine", QUARANTINE), ("the store's own folder", ".gravity")];
+        let fixed = [
+            ("the ledger", LEDGER),
+            ("the quarantine", QUARANTINE),
+            ("the nodes", NODES),
+            ("the spans", SPANS),
+            ("the store's own folder", ".gravity"),
+        ];
         for (at, (name, folder)) in ours.iter().enumerate() {
             for (other, taken) in ours[..at].iter().chain(&fixed) {
                 let lies_in = |a: &str, b: &str| a == b || a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
@@ -253,19 +282,30 @@ impl StoreArgs {
     }
 }
 
+impl ContentArgs {
+    /// What is content.
+    pub fn keys(&self) -> ContentKeys {
+        ContentKeys::new(self.content_keys.clone(), self.exclude_keys.clone())
+    }
+}
+
 impl PipelineArgs {
     /// Everything the pipeline is told.
     pub fn settings(&self) -> Result<Settings, Failure> {
-        let Self { store, content, limits, .. } = self;
+        let Self { store, content, limits, packed, .. } = self;
         Ok(Settings {
             paths: store.paths()?,
             separator: content.chunk_separator.clone(),
-            keys: ContentKeys::new(content.content_keys.clone(), content.exclude_keys.clone()),
+            keys: content.keys(),
             decompress: decompress::Limits { max_bytes: limits.max_batch_bytes, max_ratio: limits.max_ratio as u64 },
             frames: FrameLimits { max_record_bytes: usize::try_from(limits.max_span_bytes).unwrap_or(usize::MAX) },
             requests: store.max_requests,
             known_budget: usize::try_from(limits.known_chunks_bytes).unwrap_or(usize::MAX),
             max_index_bytes: limits.max_index_bytes,
+            layout: packed.layout,
+            batches: self.max_concurrent,
+            table_bytes: usize::try_from(packed.dedup_bytes).unwrap_or(usize::MAX),
+            flush: FlushSettings { bytes: packed.flush_bytes, interval: None },
             ..Settings::default()
         })
     }
@@ -283,7 +323,7 @@ fn ready<S: Store>(store: S, policy: retry::Policy, observer: Arc<dyn Observer>)
 
 /// Parsers of values. Their errors name the environment variable, since that is where most values come from.
 pub mod parse {
-    use super::{Key, Separator, Share};
+    use super::{Key, Layout, Separator, Share};
     use crate::listener::Listen;
     use std::time::{Duration, SystemTime};
 
@@ -293,6 +333,14 @@ pub mod parse {
             Ok(n @ 1..=1_000_000) => Ok(n),
             _ => Err(format!("{name} must be a whole number from 1 to 1000000, not {value:?}")),
         }
+    }
+
+    /// `loose` or `packed`.
+    pub fn layout(value: &str) -> Result<Layout, String> {
+        [Layout::Loose, Layout::Packed]
+            .into_iter()
+            .find(|layout| layout.name() == value.trim())
+            .ok_or_else(|| format!("GRAVITY_LAYOUT must be loose or packed, not {value:?}"))
     }
 
     /// `5`, `5s`, `500ms`, `1h 30m`.
@@ -362,11 +410,31 @@ pub mod parse {
 
     /// `24h`: so long ago; or a date, in UTC where it does not say.
     pub fn since(value: &str) -> Result<SystemTime, String> {
+        moment("--since", value)
+    }
+
+    /// The same.
+    pub fn until(value: &str) -> Result<SystemTime, String> {
+        moment("--until", value)
+    }
+
+    fn moment(name: &'static str, value: &str) -> Result<SystemTime, String> {
         let value = value.trim();
-        let ago = duration("--since")(value).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
+        let ago = duration(name)(value).ok().and_then(|ago| SystemTime::now().checked_sub(ago));
         let day = || humantime::parse_rfc3339_weak(&format!("{value}T00:00:00Z"));
         let time = ago.or_else(|| humantime::parse_rfc3339_weak(value).or_else(|_| day()).ok());
-        time.ok_or_else(|| format!("--since must be a time such as 24h, or a date such as 2025-10-31, not {value:?}"))
+        time.ok_or_else(|| format!("{name} must be a time such as 24h, or a date such as 2025-10-31, not {value:?}"))
+    }
+
+    /// A day in UTC, as the store's folders have it.
+    pub fn day(name: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+        move |value| {
+            let day = value.trim();
+            match day.len() == 10 && humantime::parse_rfc3339(&format!("{day}T00:00:00Z")).is_ok() {
+                true => Ok(day.to_owned()),
+                false => Err(format!("{name} must be a day such as 2025-10-31, not {value:?}")),
+            }
+        }
     }
 
     /// A price.

@@ -9,7 +9,7 @@ locals {
   # Where the collector writes; the worker's defaults for the rest (RAW_SPANS_PATH and its like).
   raw = "raw-spans/"
   # What Gravity writes.
-  written = ["blobs/*", "indexes/*", "batches/*", "quarantine/*", "gravity.json"]
+  written = ["blobs/*", "indexes/*", "batches/*", "nodes/*", "spans/*", "quarantine/*", "gravity.json"]
 
   kms  = var.kms_key_arn != ""
   oidc = var.oidc_provider_arn != ""

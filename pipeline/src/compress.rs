@@ -4,9 +4,9 @@
 //! costs more than any other stage, and most chunks are there already.
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, Crc, FlushCompress, Status, bufread::MultiGzDecoder};
+use flate2::{Compress, Compression, Crc, FlushCompress, GzBuilder, Status, bufread::MultiGzDecoder, write::GzEncoder};
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -43,6 +43,33 @@ pub fn gzip(chunk: &[u8]) -> Bytes {
     Bytes::from(out)
 }
 
+/// One gzip member of what comes in pieces: no time, no name. Only what is compressed is held.
+pub struct Gzip(GzEncoder<Vec<u8>>);
+
+impl Default for Gzip {
+    fn default() -> Self {
+        Self(GzBuilder::new().operating_system(HEADER[9]).write(Vec::new(), Compression::default()))
+    }
+}
+
+impl Gzip {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// None that a buffer in memory could have.
+    pub fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.0.write_all(piece)
+    }
+
+    /// The member.
+    ///
+    /// # Errors
+    /// None that a buffer in memory could have.
+    pub fn finish(self) -> io::Result<Bytes> {
+        self.0.finish().map(Bytes::from)
+    }
+}
+
 /// The chunk that [`gzip`] or any other gzip made.
 ///
 /// # Errors
@@ -64,6 +91,16 @@ mod tests {
         gzip(&[7; 100_000]);
         assert_eq!(gzip(b"hello"), first);
         assert_eq!(first[..10], HEADER);
+    }
+
+    #[test]
+    fn what_came_in_pieces_has_the_same_header_and_comes_back() {
+        let mut pieces = Gzip::default();
+        pieces.write(b"hello ").unwrap();
+        pieces.write(b"hello").unwrap();
+        let whole = pieces.finish().unwrap();
+        assert_eq!(whole[..10], HEADER);
+        assert_eq!(gunzip(&whole).unwrap(), b"hello hello");
     }
 
     #[test]

@@ -38,18 +38,30 @@ pub struct RawSums {
     /// Bytes after decompression.
     pub document_bytes: u64,
     hasher: blake3::Hasher,
+    known: Option<blake3::Hash>,
 }
 
 impl RawSums {
+    /// The sums of a raw file that is not at hand, only what it held.
+    pub fn known(bytes: u64, document_bytes: u64, blake3: blake3::Hash) -> Self {
+        Self { bytes, document_bytes, known: Some(blake3), ..Self::default() }
+    }
+
     /// BLAKE3 of the bytes as they came.
     pub fn blake3(&self) -> blake3::Hash {
-        self.hasher.finalize()
+        self.known.unwrap_or_else(|| self.hasher.finalize())
     }
 }
 
 /// The sums of a stream that is being read; complete when it has ended.
 #[derive(Clone, Default)]
 pub struct RawTally(Arc<Mutex<RawSums>>);
+
+impl From<RawSums> for RawTally {
+    fn from(sums: RawSums) -> Self {
+        Self(Arc::new(Mutex::new(sums)))
+    }
+}
 
 impl RawTally {
     /// The sums so far.

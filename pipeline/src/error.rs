@@ -19,6 +19,9 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
+    /// An object of the store that was there before.
+    #[error("{0}: gone while it was read; compacted meanwhile, try again")]
+    Gone(String),
     /// A local file or stream could not be read or written.
     #[error("{what}: {source}")]
     Io {
@@ -36,6 +39,12 @@ pub enum Error {
     /// A setting that contradicts what the store says of itself.
     #[error("{0}")]
     Config(String),
+    /// The flush that this batch was in failed; the batch is as good as before.
+    #[error("{0}")]
+    Flush(std::sync::Arc<Error>),
+    /// Something that this batch shares with others could not be stored; the batch is as good as before.
+    #[error("{0}")]
+    Lost(String),
     /// A task of the pipeline panicked: a bug, told instead of hidden.
     #[error("a pipeline task failed: {0}")]
     Task(#[from] tokio::task::JoinError),

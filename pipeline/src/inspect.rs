@@ -19,6 +19,17 @@ pub struct Folder {
     pub bytes: u64,
 }
 
+/// What is in quarantine, in either layout.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Quarantined {
+    /// Batches in quarantine.
+    pub quarantined_batches: Folder,
+    /// Objects that hold records which no trace can.
+    pub quarantined_records: Folder,
+    /// Messages of the queue in quarantine.
+    pub quarantined_messages: Folder,
+}
+
 /// What a loose store holds.
 #[derive(Debug, Default, Serialize)]
 pub struct Inspection {
@@ -30,12 +41,9 @@ pub struct Inspection {
     pub indexes: Folder,
     /// Batches.
     pub ledger: Folder,
-    /// Batches in quarantine.
-    pub quarantined_batches: Folder,
-    /// Objects that hold records which no trace can.
-    pub quarantined_records: Folder,
-    /// Messages of the queue in quarantine.
-    pub quarantined_messages: Folder,
+    /// What could not be stored.
+    #[serde(flatten)]
+    pub quarantined: Quarantined,
     /// Sums over all batches.
     #[serde(flatten)]
     pub sums: BatchSums,
@@ -89,7 +97,15 @@ pub async fn inspect(store: &dyn Store, paths: &Paths, largest: usize, progress:
         });
     }
 
-    folder(store, QUARANTINE, &progress, |key, size| {
+    found.quarantined = quarantined(store, &progress).await?;
+    (found.ledger, found.sums) = ledger(store, &progress).await?;
+    Ok(found)
+}
+
+/// Counts the quarantine.
+pub(crate) async fn quarantined(store: &dyn Store, progress: &impl Fn(u64)) -> Result<Quarantined> {
+    let mut found = Quarantined::default();
+    folder(store, QUARANTINE, progress, |key, size| {
         let kind = match key.as_str() {
             name if name.ends_with(".jsonl") => &mut found.quarantined_records,
             _ if quarantine::is_message(key) => &mut found.quarantined_messages,
@@ -99,12 +115,10 @@ pub async fn inspect(store: &dyn Store, paths: &Paths, largest: usize, progress:
         kind.bytes += size;
     })
     .await?;
-
-    (found.ledger, found.sums) = ledger(store, &progress).await?;
     Ok(found)
 }
 
-async fn folder(
+pub(crate) async fn folder(
     store: &dyn Store,
     name: &str,
     progress: &impl Fn(u64),

@@ -7,6 +7,7 @@
 //! says.
 
 use crate::error::Result;
+use crate::ledger::Done;
 use crate::loose::{LEDGER, Paths};
 use crate::store::{Meta, Store};
 use futures::stream::BoxStream;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Intake {
     store: Arc<dyn Store>,
     paths: Paths,
+    ledger: Done,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -37,8 +39,8 @@ const GROUP: usize = 1000;
 
 impl Intake {
     /// An intake that has seen nothing: its first pass should be a full one.
-    pub fn new(store: Arc<dyn Store>, paths: Paths) -> Self {
-        Self { store, paths, seen: Arc::default() }
+    pub fn new(store: Arc<dyn Store>, paths: Paths, ledger: Done) -> Self {
+        Self { store, paths, ledger, seen: Arc::default() }
     }
 
     /// Every batch that is not in the ledger.
@@ -89,6 +91,11 @@ impl Intake {
     /// Which of these, all from one folder and in order, are in the ledger.
     async fn done(&self, group: &[Meta]) -> Result<HashSet<String>> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(HashSet::new()) };
+        if let Done::Packed(done) = &self.ledger {
+            done.refresh().await?;
+            let keys = group.iter().map(|raw| raw.key.as_str()).filter(|key| done.has(key));
+            return Ok(keys.map(str::to_owned).collect());
+        }
         let (first, last) = (self.paths.ledger(first.key.as_str()), self.paths.ledger(last.key.as_str()));
         let (folder, _) = folder_and_name(first.as_str());
         // Just before the first one's entry: its name without the suffix sorts there.
@@ -186,7 +193,8 @@ mod tests {
     impl Bucket {
         fn new() -> Self {
             let store = Arc::new(Metered::new(Memory::new()));
-            Self { intake: Intake::new(store.clone(), Paths::default()), store }
+            let intake = Intake::new(store.clone(), Paths::default(), Done::Ledger(store.clone()));
+            Self { intake, store }
         }
 
         async fn add(&self, batch: &str) {

@@ -40,6 +40,7 @@ pub mod ledger;
 pub mod loose;
 pub mod observe;
 pub mod otlp;
+pub mod packed;
 pub mod pipeline;
 pub mod quarantine;
 pub mod queue;

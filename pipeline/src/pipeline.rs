@@ -1,20 +1,24 @@
 //! The pipeline, whole: from one raw file's bytes to what the store holds of it.
 
-use crate::decompress::{self, decompress};
-use crate::error::Result;
+use crate::decompress::{self, RawSums, decompress};
+use crate::error::{Error, Result};
 use crate::hash::hash;
 use crate::index::{BatchKey, Committed, Indexer, Tallies, index};
 use crate::keys::ContentKeys;
-use crate::loose::{Blobs, Marker, Paths};
+use crate::ledger::Done;
+use crate::loose::{Blobs, Layout, Marker, Paths};
 use crate::observe::{Observer, StageClock};
 use crate::otlp::{FrameLimits, ParseSettings, parse};
+use crate::packed::archive::{Archive, ArchiveSettings};
+use crate::packed::done::DoneBatches;
+use crate::packed::packer::FlushSettings;
 use crate::split::{Separator, split};
 use crate::stages::ahead;
 use crate::store::Store;
 use crate::upload::upload;
 use bytes::Bytes;
-use futures::Stream;
 use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -23,6 +27,8 @@ use tokio::sync::Semaphore;
 pub struct Settings {
     /// The store's folders.
     pub paths: Paths,
+    /// The layout that is asked for; none: the store's own, or for a new one [`Layout::DEFAULT`].
+    pub layout: Option<Layout>,
     /// What parts are cut at.
     pub separator: Separator,
     /// What is content.
@@ -39,6 +45,14 @@ pub struct Settings {
     pub known_budget: usize,
     /// The largest index of a trace, in bytes.
     pub max_index_bytes: u64,
+    /// Packed: batches lifted at the same time.
+    pub batches: usize,
+    /// Packed: bytes for what is known to be stored.
+    pub table_bytes: usize,
+    /// Packed: when to flush.
+    pub flush: FlushSettings,
+    /// Packed: a batch is done only when it was read back and found byte-exact.
+    pub read_back: bool,
     /// Who is told how it goes.
     pub observer: Arc<dyn Observer>,
 }
@@ -47,6 +61,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             paths: Paths::default(),
+            layout: None,
             separator: Separator::default(),
             keys: ContentKeys::default(),
             decompress: decompress::Limits::default(),
@@ -55,6 +70,10 @@ impl Default for Settings {
             requests: 64,
             known_budget: 16 << 20,
             max_index_bytes: 32 << 20,
+            batches: 4,
+            table_bytes: 64 << 20,
+            flush: FlushSettings::default(),
+            read_back: false,
             observer: Arc::new(()),
         }
     }
@@ -72,17 +91,46 @@ pub struct Batch {
 pub struct Pipeline {
     settings: Settings,
     store: Arc<dyn Store>,
-    blobs: Arc<Blobs>,
-    indexer: Indexer,
+    sink: Sink,
+}
+
+/// What is particular to a layout.
+enum Sink {
+    Loose { blobs: Arc<Blobs>, indexer: Indexer },
+    Packed { archive: Arc<Archive>, done: Arc<DoneBatches> },
 }
 
 impl Pipeline {
-    /// Prepares to write into `store`, which becomes a loose one if it is new.
+    /// Prepares to write into `store`, which takes on a layout if it is new.
     ///
     /// # Errors
     /// If the store cannot be reached, or is of another layout or separator.
     pub async fn open(store: Arc<dyn Store>, settings: Settings) -> Result<Self> {
-        Marker::claim(&*store, &settings.separator).await?;
+        let sink = match Marker::claim(&*store, settings.layout, &settings.separator).await? {
+            Layout::Loose => Self::open_loose(&store, &settings).await?,
+            Layout::Packed => Self::open_packed(&store, &settings),
+        };
+        Ok(Self { settings, store, sink })
+    }
+
+    fn open_packed(store: &Arc<dyn Store>, settings: &Settings) -> Sink {
+        let archive_settings = ArchiveSettings {
+            keys: settings.keys.clone(),
+            decompress: settings.decompress,
+            frames: settings.frames,
+            stretches: settings.blocks,
+            batches: settings.batches,
+            table_bytes: settings.table_bytes,
+            flush: settings.flush,
+            read_back: settings.read_back,
+            observer: settings.observer.clone(),
+            ..ArchiveSettings::default()
+        };
+        let archive = Arc::new(Archive::new(store.clone(), archive_settings));
+        Sink::Packed { archive, done: DoneBatches::new(store.clone()) }
+    }
+
+    async fn open_loose(store: &Arc<dyn Store>, settings: &Settings) -> Result<Sink> {
         let (requests, known) = (settings.requests, settings.known_budget);
         let blobs = Blobs::new(store.clone(), settings.paths.clone(), requests, known);
         blobs.warm_up().await?;
@@ -94,7 +142,30 @@ impl Pipeline {
             max_index_bytes: settings.max_index_bytes,
             budget: Arc::new(Semaphore::new((settings.max_index_bytes / 1024).max(1) as usize)),
         };
-        Ok(Self { settings, store, blobs: Arc::new(blobs), indexer })
+        Ok(Sink::Loose { blobs: Arc::new(blobs), indexer })
+    }
+
+    /// The layout of the store.
+    pub fn layout(&self) -> Layout {
+        match self.sink {
+            Sink::Loose { .. } => Layout::Loose,
+            Sink::Packed { .. } => Layout::Packed,
+        }
+    }
+
+    /// No more batches come: those that wait for others wait no longer.
+    pub async fn hurry(&self) {
+        if let Sink::Packed { archive, .. } = &self.sink {
+            archive.hurry().await;
+        }
+    }
+
+    /// How it is told which batches are done.
+    pub fn done(&self) -> Done {
+        match &self.sink {
+            Sink::Loose { .. } => Done::Ledger(self.store.clone()),
+            Sink::Packed { done, .. } => Done::Packed(done.clone()),
+        }
     }
 
     /// Who is told how it goes.
@@ -103,11 +174,57 @@ impl Pipeline {
     }
 
     /// Runs one batch: its traces as they are committed, then the batch itself. The picture in `DESIGN.md`, in code.
-    pub fn run(&self, batch: Batch) -> impl Stream<Item = Result<Committed>> + Send + use<> {
-        let settings = &self.settings;
+    pub fn run(&self, batch: Batch) -> BoxStream<'static, Result<Committed>> {
+        let (blobs, indexer) = match &self.sink {
+            Sink::Loose { blobs, indexer } => (blobs, indexer),
+            Sink::Packed { archive, done } => {
+                let (archive, done) = (archive.clone(), done.clone());
+                let stored = async move {
+                    let archived = archive.store(batch).await?;
+                    done.note(&archived.source);
+                    Ok(Committed::Batch(archived.report()))
+                };
+                return stream::once(stored).boxed();
+            }
+        };
         let tallies = Tallies::default();
+        let bytes = decompress(batch.raw, self.settings.decompress, tallies.raw.clone());
+        let clock = StageClock::new("decompress", self.settings.observer.clone());
+        let bytes = ahead(clock.time_stream(bytes), PIECES_AHEAD).boxed();
+        self.run_loose(blobs, indexer, bytes, batch.key, tallies)
+    }
+
+    /// Runs what a batch held, decompressed already; `raw` is what its file was. Only into a loose store: a packed one
+    /// keeps what came, and this did not come.
+    pub fn run_document(
+        &self,
+        key: String,
+        document: BoxStream<'static, Result<Bytes>>,
+        raw: RawSums,
+    ) -> BoxStream<'static, Result<Committed>> {
+        match &self.sink {
+            Sink::Loose { blobs, indexer } => {
+                let tallies = Tallies { raw: raw.into(), ..Tallies::default() };
+                self.run_loose(blobs, indexer, document, BatchKey::Named(key), tallies)
+            }
+            Sink::Packed { .. } => {
+                let reason = "a packed store takes raw files, not what they held".to_owned();
+                stream::once(async { Err(Error::Config(reason)) }).boxed()
+            }
+        }
+    }
+
+    fn run_loose(
+        &self,
+        blobs: &Arc<Blobs>,
+        indexer: &Indexer,
+        bytes: BoxStream<'static, Result<Bytes>>,
+        key: BatchKey,
+        tallies: Tallies,
+    ) -> BoxStream<'static, Result<Committed>> {
+        let settings = &self.settings;
         let store = self.store.for_batch().unwrap_or_else(|| self.store.clone());
-        let indexer = Indexer { store: store.clone(), ..self.indexer.clone() };
+        let indexer = Indexer { store: store.clone(), ..indexer.clone() };
         let clock = |stage| StageClock::new(stage, settings.observer.clone());
         let parsing = ParseSettings {
             keys: settings.keys.clone(),
@@ -116,13 +233,11 @@ impl Pipeline {
             clock: clock("parse"),
         };
 
-        let bytes = decompress(batch.raw, settings.decompress, tallies.raw.clone());
-        let bytes = ahead(clock("decompress").time_stream(bytes), PIECES_AHEAD);
         let records = parse(bytes, parsing, tallies.documents.clone());
         let parts = split(records, settings.separator.clone());
         let hashed = hash(parts, settings.blocks, clock("hash"));
-        let stored = upload(hashed, store, self.blobs.clone(), settings.blocks, clock("upload"));
-        index(stored, batch.key, tallies, Arc::new(indexer), clock("index"))
+        let stored = upload(hashed, store, blobs.clone(), settings.blocks, clock("upload"));
+        index(stored, key, tallies, Arc::new(indexer), clock("index")).boxed()
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Reader {
     paths: Paths,
     ahead: Arc<Semaphore>,
     recent: Mutex<Recent>,
+    /// Chunks that need not be fetched: they were made of what a packed store has.
+    given: ByHash<Bytes>,
 }
 
 /// Roles and empty lines come again and again in one trace: each is fetched once while it is remembered.
@@ -53,8 +55,13 @@ const REMEMBERED_BYTES: u64 = 16 << 10;
 impl Reader {
     /// A reader of that store.
     pub fn new(store: Arc<dyn Store>, paths: Paths) -> Arc<Self> {
+        Self::with_chunks(store, paths, ByHash::default())
+    }
+
+    /// A reader that has these chunks already.
+    pub fn with_chunks(store: Arc<dyn Store>, paths: Paths, given: ByHash<Bytes>) -> Arc<Self> {
         let ahead = Arc::new(Semaphore::new(KIB_AHEAD as usize));
-        Arc::new(Self { store, paths, ahead, recent: Mutex::default() })
+        Arc::new(Self { store, paths, ahead, recent: Mutex::default(), given })
     }
 
     /// The chunks of these parts, one part after the other, fetched ahead but in order. Each is checked against its
@@ -106,6 +113,9 @@ impl Reader {
     }
 
     async fn chunk(&self, hash: ChunkHash, remember: bool) -> Result<Bytes> {
+        if let Some(chunk) = self.given.get(&hash) {
+            return Ok(chunk.clone());
+        }
         if !remember {
             return self.fetch(&hash).await;
         }

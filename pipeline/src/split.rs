@@ -86,14 +86,17 @@ pub fn split<S>(records: S, separator: Separator) -> impl Stream<Item = Result<B
 where
     S: Stream<Item = Result<Block<Record>>> + Send,
 {
-    records.map_ok(move |block| {
-        block.map(|record| {
-            record.map_parts(|Part { event, key, content }| SplitPart {
-                event,
-                key,
-                bytes: content.len() as u64,
-                chunks: cut(&content, &separator),
-            })
+    records.map_ok(move |block| split_block(block, &separator))
+}
+
+/// Cuts the parts of the records of one block.
+pub fn split_block(block: Block<Record>, separator: &Separator) -> Block<Record<SplitPart>> {
+    block.map(|record| {
+        record.map_parts(|Part { event, key, content }| SplitPart {
+            event,
+            key,
+            bytes: content.len() as u64,
+            chunks: cut(&content, separator),
         })
     })
 }

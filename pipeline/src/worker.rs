@@ -35,6 +35,8 @@ pub struct WorkerSettings {
     pub max_concurrent: usize,
     /// How long batches in work may take once the worker is asked to stop.
     pub shutdown_grace: Duration,
+    /// Raw files are deleted once they are committed. Only for a pipeline that reads back what it wrote.
+    pub delete_raw: bool,
     /// Where the worker is told of new batches, so that it need not poll.
     pub events: Option<Events>,
 }
@@ -118,6 +120,7 @@ impl Worker {
     pub fn run(self: &Arc<Self>, stop: CancellationToken) -> impl Stream<Item = (Key, Outcome)> + Send + use<> {
         let worker = self.clone();
         let grace = self.settings.shutdown_grace;
+        self.hurry_once_stopped(stop.clone());
         let patience = stop.clone();
         let outcomes = self
             .found(&stop)
@@ -133,6 +136,17 @@ impl Worker {
                 tokio::time::sleep(grace).await;
             });
         self.acknowledged(outcomes)
+    }
+
+    /// Batches that wait for others to come into their flush wait no longer once no others come.
+    fn hurry_once_stopped(self: &Arc<Self>, stop: CancellationToken) {
+        let worker = Arc::downgrade(self);
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            if let Some(worker) = worker.upgrade() {
+                worker.pipeline.hurry().await;
+            }
+        });
     }
 
     /// Tells the queue of each outcome, and gives back what is left at the end.
@@ -181,7 +195,7 @@ impl Worker {
     /// What listings find, pass after pass. A pass that fails is logged, and the next one comes all the same.
     fn passes(self: &Arc<Self>) -> impl Stream<Item = Meta> + Send + use<> {
         let worker = self.clone();
-        let intake = Intake::new(self.store.clone(), self.paths.clone());
+        let intake = Intake::new(self.store.clone(), self.paths.clone(), self.pipeline.done());
         let passes = stream::unfold((worker, None::<Instant>, true), move |(worker, last_full, first)| {
             let intake = intake.clone();
             async move {
@@ -316,7 +330,7 @@ impl Worker {
     }
 
     async fn try_process(&self, raw: &Meta) -> Result<Option<BatchReport>> {
-        if self.store.head(&self.paths.ledger(raw.key.as_str())).await?.is_some() {
+        if self.pipeline.done().has(raw.key.as_str()).await? {
             return Ok(None);
         }
         let quarantined = quarantine::read(&*self.store, &self.paths, raw.key.as_str()).await?;
@@ -339,7 +353,25 @@ impl Worker {
         if quarantined.is_some() {
             self.store.delete(&self.paths.quarantined(raw.key.as_str())).await?;
         }
+        if self.settings.delete_raw && report.is_some() {
+            self.delete_raw(raw).await?;
+        }
         Ok(report)
+    }
+}
+
+impl Worker {
+    /// Deletes a raw file, if it is still the one that was read.
+    async fn delete_raw(&self, raw: &Meta) -> Result<()> {
+        let same = |now: &Meta| now.size == raw.size && (now.etag == raw.etag || raw.etag.is_none());
+        match self.store.head(&raw.key).await? {
+            Some(now) if same(&now) => Ok(self.store.delete(&raw.key).await?),
+            Some(_) => {
+                tracing::warn!(batch = %raw.key, "replaced since it was read: not deleted");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `gravity ingest`: raw files through the pipeline, indexes to stdout, a summary to stderr.
 
+use super::worker::IN_FLUSH;
 use crate::cli::IngestArgs;
 use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
@@ -11,7 +12,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
 use gravity_pipeline::ids::TraceId;
 use gravity_pipeline::index::{BatchKey, BatchReport, Committed};
-use gravity_pipeline::loose::{BatchSums, TraceIndex};
+use gravity_pipeline::json_text::to_json;
+use gravity_pipeline::loose::{BatchSums, Layout, TraceIndex};
 use gravity_pipeline::pipeline::{Batch, Pipeline};
 use gravity_pipeline::stages::ahead;
 use gravity_pipeline::store::{Requests, Store};
@@ -40,14 +42,19 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let location = store.location();
 
     let interrupted = stop.clone();
+    let layout = pipeline.layout();
+    let in_work = match layout {
+        Layout::Loose => args.pipeline.max_concurrent,
+        Layout::Packed => args.pipeline.max_concurrent.max(IN_FLUSH),
+    };
     let one = One { pipeline, store, progress: progress.clone(), again: args.again };
     let mut events = inputs
         .take_until(stop.cancelled_owned())
         .map(|input| one.clone().events(input))
-        .flatten_unordered(args.pipeline.max_concurrent)
+        .flatten_unordered(in_work)
         .boxed();
 
-    let mut summary = Summary::default();
+    let mut summary = Summary::new(layout);
     let mut out = Output::new();
     while let Some(event) = events.next().await {
         match event {
@@ -62,6 +69,17 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
                 }
                 Committed::Batch(report) => {
                     summary.add(&report);
+                    if layout == Layout::Packed {
+                        summary.traces += report.entry.traces.len() as u64;
+                        summary.example = summary.example.or(report.entry.traces.first().map(|&trace| (0, trace)));
+                        out.line(&to_json(&report.entry)?, || {
+                            format!(
+                                "{} {}",
+                                report.entry.key,
+                                units::counted(report.entry.traces.len() as u64, "trace")
+                            )
+                        })?;
+                    }
                     // Whoever reads our output need not wait for the batches that still come.
                     out.flush()?;
                     progress.say(units::counted(summary.files, "file"));
@@ -131,6 +149,13 @@ impl One {
     /// True if the ledger has this batch with the same bytes.
     async fn is_in_ledger(&self, input: &Input) -> Result<bool, Error> {
         let Some(key) = &input.key else { return Ok(false) };
+        if let ledger::Done::Packed(done) = self.pipeline.done() {
+            // The collector gives every object a key of its own; what else comes twice is stored as little as twice the
+            // ids, and reads as one.
+            let Source::Object(..) = &input.source else { return Ok(false) };
+            done.refresh().await?;
+            return Ok(done.has(key));
+        }
         let Some(entry) = ledger::read(&*self.store, key).await? else { return Ok(false) };
         match &input.source {
             Source::Stdin => Ok(false),
@@ -193,8 +218,8 @@ impl Output {
 }
 
 /// What all inputs came to.
-#[derive(Default)]
 struct Summary {
+    layout: Layout,
     files: u64,
     skipped: u64,
     failed: u64,
@@ -207,6 +232,20 @@ struct Summary {
 }
 
 impl Summary {
+    fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            files: 0,
+            skipped: 0,
+            failed: 0,
+            traces: 0,
+            sums: BatchSums::default(),
+            upload: UploadSums::default(),
+            index_bytes: 0,
+            example: None,
+        }
+    }
+
     fn add(&mut self, report: &BatchReport) {
         self.files += 1;
         self.upload += report.upload;
@@ -232,6 +271,16 @@ impl Summary {
             units::counted(sums.parts, "part"),
             units::bytes(sums.content_bytes),
         );
+        match self.layout {
+            Layout::Packed => say!("stored {} (nodes and spans)", units::bytes(stored)),
+            Layout::Loose => self.print_blobs(stored),
+        }
+        let ratio = sums.document_bytes as f64 / stored.max(1) as f64;
+        self.print_rest(ratio, seconds, requests, store);
+    }
+
+    fn print_blobs(&self, stored: u64) {
+        let Self { sums, upload, .. } = self;
         say!(
             "chunks {}; blobs {} new, {} known; stored {} ({} blobs, {} indexes and ledger)",
             units::count(sums.chunks),
@@ -241,7 +290,10 @@ impl Summary {
             units::bytes(upload.new_bytes),
             units::bytes(self.index_bytes),
         );
-        let ratio = sums.document_bytes as f64 / stored.max(1) as f64;
+    }
+
+    fn print_rest(&self, ratio: f64, seconds: f64, requests: Requests, store: &str) {
+        let sums = &self.sums;
         say!(
             "ratio {ratio:.1} (decompressed to stored); requests {} HEAD, {} PUT, {} GET, {} LIST, {} DELETE",
             units::count(requests.head),

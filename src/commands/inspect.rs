@@ -5,19 +5,58 @@ use crate::config::{OpenStore, PriceArgs};
 use crate::exit::{Done, Failure};
 use crate::progress::Progress;
 use crate::units;
-use gravity_pipeline::inspect::{Folder, Inspection, inspect};
-use gravity_pipeline::loose::Marker;
+use gravity_pipeline::inspect::{Folder, Inspection, Quarantined, inspect};
+use gravity_pipeline::loose::{Layout, Marker};
+use gravity_pipeline::packed::inspect as packed;
 use gravity_pipeline::store::Requests;
 use serde::Serialize;
 use std::io::Write;
+
+/// What was counted.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Loose(Inspection),
+    Packed(packed::Inspection),
+}
+
+impl Found {
+    fn stored_bytes(&self) -> u64 {
+        match self {
+            Self::Loose(found) => found.blobs.bytes + found.indexes.bytes + found.ledger.bytes,
+            Self::Packed(found) => found.node_files.bytes + found.span_files.bytes,
+        }
+    }
+
+    /// Bytes of all batches, compressed and decompressed.
+    fn raw_and_document_bytes(&self) -> (u64, u64) {
+        match self {
+            Self::Loose(Inspection { sums, .. }) => (sums.raw_bytes, sums.document_bytes),
+            Self::Packed(packed::Inspection { sums, .. }) => (sums.raw_bytes, sums.document_bytes),
+        }
+    }
+
+    fn written(&self) -> Requests {
+        match self {
+            Self::Loose(found) => Requests {
+                head: found.blobs.objects,
+                put: found.blobs.objects + found.indexes.objects + found.ledger.objects,
+                ..Requests::default()
+            },
+            Self::Packed(found) => {
+                Requests { put: found.node_files.objects + found.span_files.objects, ..Requests::default() }
+            }
+        }
+    }
+}
 
 /// Everything that is shown.
 #[derive(Serialize)]
 struct Report {
     store: String,
     #[serde(flatten)]
-    found: Inspection,
-    /// Bytes of blobs, indexes and ledger.
+    found: Found,
+    /// Bytes of blobs, indexes and ledger; packed: of nodes and spans.
     stored_bytes: u64,
     /// Decompressed raw bytes for each stored byte.
     ratio: f64,
@@ -25,7 +64,8 @@ struct Report {
     ratio_to_compressed: f64,
     /// Share of the decompressed raw bytes that need not be stored.
     space_saved: f64,
-    /// The fewest requests that writing this took: a HEAD and a PUT a blob, a PUT an index and a ledger entry.
+    /// The fewest requests that writing this took: a HEAD and a PUT a blob, a PUT an index and a ledger entry; packed:
+    /// a PUT a file, of which a flush writes one of nodes and one of spans.
     write_requests_at_least: Requests,
     write_cost_at_least_usd: f64,
     storage_cost_usd_per_month: f64,
@@ -36,9 +76,14 @@ struct Report {
 /// Inspects.
 pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
     let OpenStore { store, requests, .. } = args.store.open().await?;
-    Marker::read(&*store).await?;
+    let layout = Marker::layout_of(&*store).await?;
     let progress = Progress::of_objects(quiet);
-    let found = inspect(&*store, &args.store.paths()?, args.largest, |n| progress.add(n)).await?;
+    let paths = args.store.paths()?;
+    let add = |n| progress.add(n);
+    let found = match layout {
+        Layout::Loose => Found::Loose(inspect(&*store, &paths, args.largest, add).await?),
+        Layout::Packed => Found::Packed(packed::inspect(&store, &paths.raw_spans, args.largest, add).await?),
+    };
     progress.finish();
     let report = Report::new(store.location(), found, requests(), &args.prices);
     let mut out = std::io::stdout().lock();
@@ -51,20 +96,16 @@ pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
 }
 
 impl Report {
-    fn new(store: String, found: Inspection, inspect_requests: Requests, prices: &PriceArgs) -> Self {
-        let stored_bytes = found.blobs.bytes + found.indexes.bytes + found.ledger.bytes;
+    fn new(store: String, found: Found, inspect_requests: Requests, prices: &PriceArgs) -> Self {
+        let stored_bytes = found.stored_bytes();
         let per_stored = |bytes: u64| if stored_bytes == 0 { 0.0 } else { bytes as f64 / stored_bytes as f64 };
-        let document_bytes = found.sums.document_bytes;
-        let written = Requests {
-            head: found.blobs.objects,
-            put: found.blobs.objects + found.indexes.objects + found.ledger.objects,
-            ..Requests::default()
-        };
+        let (raw_bytes, document_bytes) = found.raw_and_document_bytes();
+        let written = found.written();
         Self {
             store,
             stored_bytes,
             ratio: per_stored(document_bytes),
-            ratio_to_compressed: per_stored(found.sums.raw_bytes),
+            ratio_to_compressed: per_stored(raw_bytes),
             space_saved: if document_bytes == 0 { 0.0 } else { 1.0 - stored_bytes as f64 / document_bytes as f64 },
             write_requests_at_least: written,
             write_cost_at_least_usd: cost(&written, prices),
@@ -76,30 +117,12 @@ impl Report {
     }
 
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let Self { found, .. } = self;
-        let row = |out: &mut dyn Write, name: &str, folder: Folder| {
-            writeln!(out, "{name:<24}{:>12}{:>16}", units::count(folder.objects), units::bytes(folder.bytes))
-        };
         writeln!(out, "{}", self.store)?;
         writeln!(out, "{:<24}{:>12}{:>16}", "", "objects", "bytes")?;
-        row(out, "blobs", found.blobs)?;
-        row(out, "indexes", found.indexes)?;
-        row(out, "ledger", found.ledger)?;
-        row(out, "raw files beside them", found.raw)?;
-        row(out, "quarantined batches", found.quarantined_batches)?;
-        row(out, "quarantined records", found.quarantined_records)?;
-        row(out, "quarantined messages", found.quarantined_messages)?;
-        writeln!(out)?;
-        let batches = units::counted(found.ledger.objects, "batch");
-        writeln!(
-            out,
-            "{batches}: {} compressed, {} decompressed, {} of content in {} and {}",
-            units::bytes(found.sums.raw_bytes),
-            units::bytes(found.sums.document_bytes),
-            units::bytes(found.sums.content_bytes),
-            units::counted(found.sums.spans, "span"),
-            units::counted(found.sums.parts, "part"),
-        )?;
+        match &self.found {
+            Found::Loose(found) => print_loose(found, out)?,
+            Found::Packed(found) => print_packed(found, out)?,
+        }
         writeln!(
             out,
             "stored {}: ratio {:.2} to decompressed, {:.2} to compressed; space saved {:.1}% of decompressed",
@@ -125,22 +148,88 @@ impl Report {
             units::count(list),
             self.inspect_cost_usd
         )?;
-        if !found.largest.is_empty() {
+        self.print_largest(out)
+    }
+
+    fn print_largest(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let rows: Vec<_> = match &self.found {
+            Found::Loose(found) => found
+                .largest
+                .iter()
+                .map(|trace| {
+                    (trace.trace_id, trace.content_bytes, units::bytes(trace.index_bytes), trace.spans, trace.parts)
+                })
+                .collect(),
+            Found::Packed(found) => found
+                .largest
+                .iter()
+                .map(|trace| (trace.trace_id, trace.content_bytes, "none".into(), trace.spans, trace.parts))
+                .collect(),
+        };
+        if !rows.is_empty() {
             writeln!(out, "\nlargest traces{:>29}{:>14}{:>9}{:>9}", "content", "index", "spans", "parts")?;
         }
-        for trace in &found.largest {
-            writeln!(
-                out,
-                "{:<32}{:>11}{:>14}{:>9}{:>9}",
-                trace.trace_id.to_string(),
-                units::bytes(trace.content_bytes),
-                units::bytes(trace.index_bytes),
-                trace.spans,
-                trace.parts
-            )?;
+        for (id, content, index, spans, parts) in rows {
+            writeln!(out, "{:<32}{:>11}{index:>14}{spans:>9}{parts:>9}", id.to_string(), units::bytes(content))?;
         }
         Ok(())
     }
+}
+
+fn row(out: &mut impl Write, name: &str, folder: Folder) -> std::io::Result<()> {
+    writeln!(out, "{name:<24}{:>12}{:>16}", units::count(folder.objects), units::bytes(folder.bytes))
+}
+
+fn print_beside(raw: Folder, quarantined: &Quarantined, out: &mut impl Write) -> std::io::Result<()> {
+    row(out, "raw files beside them", raw)?;
+    row(out, "quarantined batches", quarantined.quarantined_batches)?;
+    row(out, "quarantined records", quarantined.quarantined_records)?;
+    row(out, "quarantined messages", quarantined.quarantined_messages)?;
+    writeln!(out)
+}
+
+fn print_loose(found: &Inspection, out: &mut impl Write) -> std::io::Result<()> {
+    row(out, "blobs", found.blobs)?;
+    row(out, "indexes", found.indexes)?;
+    row(out, "ledger", found.ledger)?;
+    print_beside(found.raw, &found.quarantined, out)?;
+    writeln!(
+        out,
+        "{}: {} compressed, {} decompressed, {} of content in {} and {}",
+        units::counted(found.ledger.objects, "batch"),
+        units::bytes(found.sums.raw_bytes),
+        units::bytes(found.sums.document_bytes),
+        units::bytes(found.sums.content_bytes),
+        units::counted(found.sums.spans, "span"),
+        units::counted(found.sums.parts, "part"),
+    )
+}
+
+fn print_packed(found: &packed::Inspection, out: &mut impl Write) -> std::io::Result<()> {
+    row(out, "nodes", found.node_files)?;
+    row(out, "spans", found.span_files)?;
+    print_beside(found.raw, &found.quarantined, out)?;
+    let sums = &found.sums;
+    writeln!(
+        out,
+        "{}: {} compressed, {} decompressed, {} and {}",
+        units::counted(sums.batches, "batch"),
+        units::bytes(sums.raw_bytes),
+        units::bytes(sums.document_bytes),
+        units::counted(sums.spans, "span"),
+        units::counted(sums.logs, "log record"),
+    )?;
+    if sums.unreadable_batches > 0 {
+        writeln!(
+            out,
+            "{} of them not OTLP, or not all of it: stored all the same",
+            units::count(sums.unreadable_batches)
+        )?;
+    }
+    if found.replaced_files > 0 {
+        writeln!(out, "{} compacted away, to be removed by gc", units::counted(found.replaced_files, "file"))?;
+    }
+    Ok(())
 }
 
 fn cost(requests: &Requests, prices: &PriceArgs) -> f64 {

@@ -1,11 +1,15 @@
 //! One file per command.
 
+mod compact;
+mod convert;
+mod gc;
 mod health;
 mod ingest;
 mod inspect;
 mod keys;
 mod quarantine;
 mod reconstruct;
+mod restore;
 mod shell;
 mod verify;
 mod worker;
@@ -20,7 +24,11 @@ pub async fn run(command: Command, logging: &LogArgs) -> Result<Done, Failure> {
         Command::Worker(args) => worker::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Reconstruct(args) => reconstruct::run(args, logging.quiet).await,
+        Command::Restore(args) => restore::run(args, logging.quiet).await,
+        Command::Convert(args) => convert::run(args, logging.quiet).await,
         Command::Inspect(args) => inspect::run(args, logging.quiet).await,
+        Command::Compact(args) => compact::run(args, logging.quiet).await,
+        Command::Gc(args) => gc::run(args, logging.quiet).await,
         Command::Verify(args) => verify::run(args, logging.quiet).await,
         Command::Quarantine(command) => quarantine::run(command).await,
         Command::Keys { json } => keys::run(json),

@@ -7,7 +7,9 @@ use crate::say::say;
 use crate::units::{self, counted};
 use futures::TryStreamExt;
 use gravity_pipeline::Error;
-use gravity_pipeline::loose::{Marker, Paths, QuarantinedBatch, QuarantinedMessage, StrayLine};
+use gravity_pipeline::ledger;
+use gravity_pipeline::loose::{Layout, Marker, Paths, QuarantinedBatch, QuarantinedMessage, StrayLine};
+use gravity_pipeline::packed::done::DoneBatches;
 use gravity_pipeline::quarantine::{self, Entry, StrayObject};
 use gravity_pipeline::store::{Key, Store};
 use serde::Serialize;
@@ -45,7 +47,7 @@ pub async fn run(command: QuarantineCommand) -> Result<Done, Failure> {
         QuarantineCommand::List { json, store } => list(&open(&store).await?.0, json).await,
         QuarantineCommand::Show { key, json, store } => {
             let (store, paths) = open(&store).await?;
-            show(&*store, &paths, &key, json).await
+            show(&store, &paths, &key, json).await
         }
         QuarantineCommand::Retry { keys, all, store } => {
             let (store, paths) = open(&store).await?;
@@ -57,7 +59,7 @@ pub async fn run(command: QuarantineCommand) -> Result<Done, Failure> {
         }
         QuarantineCommand::Drop { keys, store, .. } => {
             let (store, paths) = open(&store).await?;
-            remove(&*store, &paths, keys).await
+            remove(&store, &paths, keys).await
         }
     }
 }
@@ -66,6 +68,18 @@ async fn open(args: &StoreArgs) -> Result<(Arc<dyn Store>, Paths), Failure> {
     let OpenStore { store, .. } = args.open().await?;
     Marker::read(&*store).await?;
     Ok((store, args.paths()?))
+}
+
+/// What tells whether a batch is stored.
+async fn done(store: &Arc<dyn Store>) -> Result<ledger::Done, Error> {
+    Ok(match Marker::layout_of(&**store).await? {
+        Layout::Loose => ledger::Done::Ledger(store.clone()),
+        Layout::Packed => {
+            let done = DoneBatches::new(store.clone());
+            done.refresh().await?;
+            ledger::Done::Packed(done)
+        }
+    })
 }
 
 async fn list(store: &Arc<dyn Store>, json: bool) -> Result<Done, Failure> {
@@ -97,20 +111,20 @@ async fn list(store: &Arc<dyn Store>, json: bool) -> Result<Done, Failure> {
     Ok(Done::Well)
 }
 
-async fn show(store: &dyn Store, paths: &Paths, key: &str, json: bool) -> Result<Done, Failure> {
+async fn show(store: &Arc<dyn Store>, paths: &Paths, key: &str, json: bool) -> Result<Done, Failure> {
     if let Some(id) = key.strip_prefix(MESSAGE) {
-        return show_message(store, id, json).await;
+        return show_message(&**store, id, json).await;
     }
-    let batch = quarantine::read(store, paths, key).await?;
+    let batch = quarantine::read(&**store, paths, key).await?;
     let mut records = Vec::new();
-    for strays in quarantine::strays(store, paths, key).await? {
-        records.extend(quarantine::stray_lines(store, &strays.object).await?);
+    for strays in quarantine::strays(&**store, paths, key).await? {
+        records.extend(quarantine::stray_lines(&**store, &strays.object).await?);
     }
     if batch.is_none() && records.is_empty() {
         return Err(Failure::Failed(not_there(key)));
     }
-    let raw = raw_bytes(store, key).await?;
-    let stored = store.head(&paths.ledger(key)).await?.is_some();
+    let raw = raw_bytes(&**store, key).await?;
+    let stored = done(store).await?.has(key).await?;
     let shown = Shown { key, raw_bytes: raw, stored, batch, records };
     let text = if json { json_line(&shown) } else { shown.text() };
     writeln!(std::io::stdout(), "{text}").map_err(|e| Failure::stdout(&e))?;
@@ -211,7 +225,9 @@ async fn retry(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Do
     Ok(done)
 }
 
-async fn remove(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<Done, Failure> {
+async fn remove(store: &Arc<dyn Store>, paths: &Paths, keys: Vec<String>) -> Result<Done, Failure> {
+    let is_done = done(store).await?;
+    let store = &**store;
     let mut done = Done::Well;
     for key in keys {
         if let Some(id) = key.strip_prefix(MESSAGE) {
@@ -235,7 +251,7 @@ async fn remove(store: &dyn Store, paths: &Paths, keys: Vec<String>) -> Result<D
             continue;
         }
         quarantine::remove(store, paths, &key).await?;
-        let is_stored = store.head(&paths.ledger(&key)).await?.is_some();
+        let is_stored = is_done.has(&key).await?;
         match raw_bytes(store, &key).await? {
             Some(_) if !is_stored => {
                 say!("{key}: dropped; its raw file stays, and as long as it does a worker tries it again")

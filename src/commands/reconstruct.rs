@@ -8,13 +8,19 @@ use crate::units;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
+use gravity_pipeline::hash::ByHash;
 use gravity_pipeline::ids::{SpanId, TraceId};
 use gravity_pipeline::json_text::write_string;
-use gravity_pipeline::loose::{Marker, PartEntry, SpanEntry, TraceIndex};
+use gravity_pipeline::loose::{Layout, Marker, PartEntry, SpanEntry, TraceIndex};
 use gravity_pipeline::otlp::RecordKind;
+use gravity_pipeline::packed::{self, catalog::Catalog};
 use gravity_pipeline::reconstruct::{Reader, load};
+use gravity_pipeline::split::Separator;
 use std::io::{BufWriter, Stdout, Write};
 use std::sync::Arc;
+
+/// Packed: bytes of nodes that are remembered while a trace is read.
+const NODES_IN_MEMORY: usize = 64 << 20;
 
 /// Reconstructs.
 pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
@@ -26,8 +32,26 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     };
     let OpenStore { store, .. } = args.store.open().await?;
     let paths = args.store.paths()?;
-    Marker::read(&*store).await?;
-    let mut index = load(&*store, &paths, &trace).await?;
+    let marker = Marker::read(&*store).await?;
+    let (mut index, chunks) = match marker.filter(|marker| marker.layout == Layout::Packed) {
+        None => (load(&*store, &paths, &trace).await?, ByHash::default()),
+        Some(marker) => {
+            let reader = packed::reader::Reader::new(store.clone(), NODES_IN_MEMORY);
+            let files = Catalog::new(reader.clone()).refresh().await?;
+            let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
+            let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
+            if args.otlp {
+                let mut out = std::io::stdout().lock();
+                let written = trace.write_otlp(&mut out)?;
+                return written.map(|()| Done::Well).map_err(|e| Failure::stdout(&e));
+            }
+            (trace.index, trace.chunks)
+        }
+    };
+    if args.otlp {
+        let reason = "a loose store keeps content, not whole spans: --otlp needs a packed store";
+        return Err(Failure::Failed(reason.into()));
+    }
     select(&mut index, span, args.part.as_deref())?;
     if !quiet {
         print_header(&index);
@@ -37,7 +61,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
         print_list(&index, &mut out).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
         return Ok(Done::Well);
     }
-    let reader = Reader::new(store, paths);
+    let reader = Reader::with_chunks(store, paths, chunks);
     let (bytes, chunks) = match args.json {
         true => print_json(&reader, index, &mut out).await?,
         false => print_content(&reader, index, &mut out).await?,

@@ -4,8 +4,10 @@ use crate::cli::VerifyArgs;
 use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
 use crate::progress::Progress;
-use crate::units::counted;
+use crate::units::{bytes, count, counted};
 use gravity_pipeline::ids::TraceId;
+use gravity_pipeline::loose::{Layout, Marker};
+use gravity_pipeline::packed::verify as packed;
 use gravity_pipeline::verify::{Finding, Level, Options, Summary, verify};
 use serde::Serialize;
 use std::io::{BufWriter, Write};
@@ -13,7 +15,24 @@ use std::io::{BufWriter, Write};
 /// The last line of `--json`.
 #[derive(Serialize)]
 struct Last<'a> {
-    summary: &'a Summary,
+    summary: &'a AnySummary,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum AnySummary {
+    Loose(Summary),
+    Packed(packed::Summary),
+}
+
+impl AnySummary {
+    /// Errors, warnings, infos.
+    fn counts(&self) -> [u64; 3] {
+        match self {
+            Self::Loose(Summary { errors, warnings, infos, .. }) => [*errors, *warnings, *infos],
+            Self::Packed(packed::Summary { errors, warnings, infos, .. }) => [*errors, *warnings, *infos],
+        }
+    }
 }
 
 /// Verifies.
@@ -24,7 +43,7 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
     };
     let OpenStore { store, .. } = args.store.open().await?;
     let memory = usize::try_from(args.memory).unwrap_or(usize::MAX);
-    let options = Options { sample: args.sample, trace, since: args.since, memory };
+    let layout = Marker::layout_of(&*store).await?;
     let progress = Progress::of_objects(quiet);
     let mut out = BufWriter::new(std::io::stdout());
     let mut written = Ok(());
@@ -34,8 +53,18 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
             written = progress.aside(|| print(&mut out, &finding, args.json).and_then(|()| out.flush()));
         }
     };
-    let paths = args.store.paths()?;
-    let summary = verify(store.clone(), paths, options, &mut print, &|n| progress.add(n)).await;
+    let add = |n| progress.add(n);
+    let summary = match layout {
+        Layout::Loose => {
+            let options = Options { sample: args.sample, trace, since: args.since, memory };
+            let summary = verify(store.clone(), args.store.paths()?, options, &mut print, &add).await;
+            summary.map(AnySummary::Loose)
+        }
+        Layout::Packed => {
+            let options = packed::Options { sample: args.sample, trace, since: args.since };
+            packed::verify(store.clone(), options, &mut print, &add).await.map(AnySummary::Packed)
+        }
+    };
     progress.finish();
     written.map_err(|e| Failure::stdout(&e))?;
     let summary = summary?;
@@ -45,7 +74,7 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
         (false, false) => print_summary(&mut out, &store.location(), &summary),
     };
     printed.and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
-    Ok(if summary.errors > 0 { Done::WithFailures } else { Done::Well })
+    Ok(if summary.counts()[0] > 0 { Done::WithFailures } else { Done::Well })
 }
 
 fn print(out: &mut impl Write, finding: &Finding, json: bool) -> std::io::Result<()> {
@@ -61,16 +90,31 @@ fn print_json(out: &mut impl Write, value: &impl Serialize) -> std::io::Result<(
     writeln!(out)
 }
 
-fn print_summary(out: &mut impl Write, location: &str, summary: &Summary) -> std::io::Result<()> {
-    let Summary { errors, warnings, infos, indexes, parts, blobs, blobs_read, ledger_entries, .. } = *summary;
-    writeln!(
-        out,
-        "{location}: {}, {}, {} listed and {} read, {}",
-        counted(indexes, "trace"),
-        counted(parts, "part"),
-        counted(blobs, "blob"),
-        counted(blobs_read, "blob"),
-        counted(ledger_entries, "batch"),
-    )?;
+fn print_summary(out: &mut impl Write, location: &str, summary: &AnySummary) -> std::io::Result<()> {
+    match *summary {
+        AnySummary::Loose(Summary { indexes, parts, blobs, blobs_read, ledger_entries, .. }) => writeln!(
+            out,
+            "{location}: {}, {}, {} listed and {} read, {}",
+            counted(indexes, "trace"),
+            counted(parts, "part"),
+            counted(blobs, "blob"),
+            counted(blobs_read, "blob"),
+            counted(ledger_entries, "batch"),
+        )?,
+        // Of one trace.
+        AnySummary::Packed(packed::Summary { span_files, rows, .. }) if rows > 0 => {
+            writeln!(out, "{location}: {} in {}", counted(rows, "row"), counted(span_files, "file"))?;
+        }
+        AnySummary::Packed(summary) => writeln!(
+            out,
+            "{location}: {} of spans, {} of nodes, {} and {} of them restored ({})",
+            counted(summary.span_files, "file"),
+            counted(summary.node_files, "file"),
+            counted(summary.batches, "batch"),
+            count(summary.batches_restored),
+            bytes(summary.bytes_restored),
+        )?,
+    }
+    let [errors, warnings, infos] = summary.counts();
     writeln!(out, "{}, {}, {}", counted(errors, "error"), counted(warnings, "warning"), counted(infos, "info"))
 }

@@ -8,12 +8,16 @@ use crate::listener::{Listen, Listener};
 use crate::metrics::{Metrics, watch_quarantine};
 use crate::shutdown;
 use futures::StreamExt;
+use gravity_pipeline::loose::Layout;
 use gravity_pipeline::pipeline::{Pipeline, Settings};
-use gravity_pipeline::queue::{QueueIntake, Sqs};
+use gravity_pipeline::queue::{IntakeSettings, QueueIntake, Sqs};
 use gravity_pipeline::store::Requests;
 use gravity_pipeline::worker::{Events, Outcome, Worker, WorkerSettings};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Packed: batches of a flush at most, where `FLUSH_BYTES` allows more.
+pub(super) const IN_FLUSH: usize = 256;
 
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
@@ -27,16 +31,29 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let _listener = listen(&args, &health).await?;
     let OpenStore { store, untried, requests } = args.pipeline.store.open_observed(metrics.clone()).await?;
     let paths = args.pipeline.store.paths()?;
-    let settings = Settings { observer: metrics.clone(), ..args.pipeline.settings()? };
+    let mut settings = Settings { observer: metrics.clone(), ..args.pipeline.settings()? };
+    settings.read_back = args.delete_raw.is_some();
+    settings.flush.interval = Some(args.pipeline.packed.flush_interval).filter(|_| !args.once);
     let pipeline = tokio::select! {
         pipeline = Pipeline::open(store.clone(), settings) => pipeline?,
         () = stop.cancelled() => return Ok(Done::Well),
+    };
+    if args.delete_raw.is_some() && pipeline.layout() == Layout::Loose {
+        let reason =
+            "--delete-raw (DELETE_RAW) needs a packed store: a loose one keeps content, and not whole raw files";
+        return Err(Failure::Usage(reason.into()));
+    }
+    let max_concurrent = match pipeline.layout() {
+        Layout::Loose => args.pipeline.max_concurrent,
+        // Those that wait for their flush are in work as well; the pipeline itself lifts no more than it may.
+        Layout::Packed => args.pipeline.max_concurrent.max(IN_FLUSH),
     };
     let events = match queue {
         Some((queue, intake)) => {
             let queue = Sqs::open(&queue).await;
             // A wrong URL or policy is told now, and not when the first batch is missed.
             queue.depth().await?;
+            let intake = IntakeSettings { messages: max_concurrent, ..intake };
             let intake = QueueIntake::new(queue, store.clone(), paths.clone(), intake);
             Some(Events { intake, reconcile_interval: args.queue.reconcile_interval })
         }
@@ -50,7 +67,8 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
         once: args.once,
         poll_interval: args.poll_interval,
         full_scan_interval: args.full_scan_interval,
-        max_concurrent: args.pipeline.max_concurrent,
+        max_concurrent,
+        delete_raw: args.delete_raw.is_some(),
         shutdown_grace: args.shutdown_grace,
         events,
     };

@@ -7,6 +7,7 @@ pub mod cloud;
 pub mod gate;
 pub mod line;
 pub mod otlp;
+pub mod packed;
 pub mod running;
 pub mod store;
 

@@ -40,3 +40,24 @@ pub fn whole_and_in_pieces(raw: &[u8], piece: usize) {
 fn is_compressed(raw: &[u8]) -> bool {
     raw.starts_with(b"\x1f\x8b") || raw.starts_with(b"\x28\xb5\x2f\xfd") || raw.get(1..4) == Some(b"\x2a\x4d\x18")
 }
+
+/// Nodes in memory, as the tests have them.
+#[path = "../../tests/packed/nodes.rs"]
+pub mod nodes;
+
+/// What the Parquet library panics of is contained by the readers, but libFuzzer's hook ends the process before that.
+/// What is not contained still does.
+pub fn let_panics_be_contained() {
+    std::panic::set_hook(Box::new(|_| ()));
+}
+
+/// The row groups of a file, if its metadata can be read.
+pub fn groups(file: &[u8], columns: usize) -> Vec<gravity_pipeline::packed::format::Group> {
+    use gravity_pipeline::packed::format::{Group, Window, metadata_of};
+    let window = Window::whole(Bytes::copy_from_slice(file));
+    let Ok(metadata) = metadata_of(&window, columns) else { return vec![] };
+    let metadata = std::sync::Arc::new(metadata);
+    (0..metadata.num_row_groups())
+        .map(|number| Group { window: window.clone(), metadata: metadata.clone(), number })
+        .collect()
+}

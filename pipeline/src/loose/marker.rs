@@ -11,6 +11,21 @@ use serde::{Deserialize, Serialize};
 pub enum Layout {
     /// Blobs and indexes.
     Loose,
+    /// Two tables in Parquet.
+    Packed,
+}
+
+impl Layout {
+    /// What a new store becomes if nobody says otherwise.
+    pub const DEFAULT: Self = Self::Loose;
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loose => "loose",
+            Self::Packed => "packed",
+        }
+    }
 }
 
 /// The object `gravity.json`.
@@ -49,24 +64,49 @@ impl Marker {
         serde_json::from_slice(&bytes).map(Some).map_err(|e| corrupt(e.to_string()))
     }
 
-    /// Makes sure that the store is, or becomes, a loose one cut at this separator.
+    /// The layout of a store; [`Layout::Loose`] for one that Gravity has not written to.
+    pub async fn layout_of(store: &dyn Store) -> Result<Layout> {
+        Ok(Self::read(store).await?.map_or(Layout::Loose, |marker| marker.layout))
+    }
+
+    /// Passes if the store is packed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what `instead` says, if it is loose; [`Error::NotFound`] if there is no store.
+    pub async fn expect_packed(store: &dyn Store, instead: &str) -> Result<()> {
+        match Self::read(store).await?.map(|marker| marker.layout) {
+            Some(Layout::Packed) => Ok(()),
+            Some(Layout::Loose) => Err(Error::Config(format!("{}: this store is loose; {instead}", store.location()))),
+            None => Err(Error::NotFound(format!("{}: there is no store (no gravity.json)", store.location()))),
+        }
+    }
+
+    /// Makes sure that the store is, or becomes, one of this layout (its own, if none is asked for) and cut at this
+    /// separator.
     ///
     /// # Errors
     /// [`Error::Config`] if the store says otherwise.
-    pub async fn claim(store: &dyn Store, separator: &Separator) -> Result<()> {
-        let wanted = Self { format: FORMAT, layout: Layout::Loose, separator: separator.as_str().into() };
+    pub async fn claim(store: &dyn Store, layout: Option<Layout>, separator: &Separator) -> Result<Layout> {
+        let new = layout.unwrap_or(Layout::DEFAULT);
+        let wanted = Self { format: FORMAT, layout: new, separator: separator.as_str().into() };
         let mut found = Self::read(store).await?;
         if found.is_none() {
             let bytes = serde_json::to_vec(&wanted).map_err(|e| Error::Config(e.to_string()))?;
             match store.put(&Self::key(), bytes.into(), PutMode::IfAbsent).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(new),
                 // Another one was quicker.
                 Err(store::Error { kind: ErrorKind::Precondition, .. }) => found = Self::read(store).await?,
                 Err(e) => return Err(e.into()),
             }
         }
         match found {
-            Some(found) if found == wanted => Ok(()),
+            Some(found) if layout.is_some_and(|layout| layout != found.layout) => Err(Error::Config(format!(
+                "{}: this store is {}, --layout (GRAVITY_LAYOUT) says {}; a store keeps its layout, so use another prefix or folder, or leave it out",
+                store.location(),
+                found.layout.name(),
+                new.name(),
+            ))),
+            Some(found) if found.separator == wanted.separator => Ok(found.layout),
             Some(found) => Err(Error::Config(format!(
                 "{}: this store cuts content at {:?}, CHUNK_SEPARATOR is {:?}; a store keeps its separator",
                 store.location(),

@@ -38,6 +38,8 @@ pub struct Frame {
     pub encoding: Encoding,
     /// Its bytes.
     pub bytes: Bytes,
+    /// What stands between it and the record before; empty unless the framer [keeps it](Framer::keeping_gaps).
+    pub gap: Bytes,
 }
 
 /// Consecutive records, enough of them to be worth a task.
@@ -64,16 +66,31 @@ pub(super) struct Window {
     open_bytes: usize,
     full: Vec<FrameBlock>,
     blocks: u64,
+    /// What stood between records since the last one, if it is kept.
+    gap: Option<BytesMut>,
 }
 
 impl Window {
     fn new(limits: FrameLimits) -> Self {
-        Self { bytes: BytesMut::new(), base: 0, limits, open: vec![], open_bytes: 0, full: vec![], blocks: 0 }
+        Self {
+            bytes: BytesMut::new(),
+            base: 0,
+            limits,
+            open: vec![],
+            open_bytes: 0,
+            full: vec![],
+            blocks: 0,
+            gap: None,
+        }
     }
 
     /// Drops `n` bytes from the front.
     pub(super) fn skip(&mut self, n: usize) {
-        let _ = self.take(n);
+        let skipped = self.take(n);
+        if let Some(gap) = &mut self.gap {
+            gap.extend_from_slice(&skipped);
+            self.open_bytes += n;
+        }
     }
 
     /// Cuts `n` bytes from the front.
@@ -86,7 +103,8 @@ impl Window {
     pub(super) fn take_frame(&mut self, n: usize, encoding: Encoding) {
         let offset = self.base;
         let bytes = self.take(n);
-        self.open.push(Frame { offset, encoding, bytes });
+        let gap = self.gap.as_mut().map(BytesMut::split).unwrap_or_default().freeze();
+        self.open.push(Frame { offset, encoding, bytes, gap });
         self.open_bytes += n;
         if self.open_bytes >= BLOCK_BYTES || self.open.len() >= BLOCK_RECORDS {
             self.close_block();
@@ -132,6 +150,29 @@ impl Framer {
         Self { window: Window::new(limits), walker: Walker::Unknown }
     }
 
+    /// A framer whose frames also have what stands between them.
+    pub fn keeping_gaps(limits: FrameLimits) -> Self {
+        let mut framer = Self::new(limits);
+        framer.window.gap = Some(BytesMut::new());
+        framer
+    }
+
+    /// What has piled up since the last record, if it is more than `limit` bytes: whatever is ignored may be large.
+    /// Blocks completed come before it.
+    pub fn take_gap(&mut self, limit: usize) -> Option<Bytes> {
+        let gap = self.window.gap.as_mut().filter(|gap| gap.len() > limit)?.split();
+        self.window.close_block();
+        Some(gap.freeze())
+    }
+
+    /// Ends it early, or after its end: the blocks that are left, and what was pushed and is in no frame.
+    pub fn into_rest(mut self) -> (Vec<FrameBlock>, Bytes) {
+        self.window.close_block();
+        let mut rest = self.window.gap.unwrap_or_default();
+        rest.extend_from_slice(&self.window.bytes);
+        (self.window.full, rest.freeze())
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -151,6 +192,15 @@ impl Framer {
     /// # Errors
     /// If the batch ends in the middle, or is empty.
     pub fn finish(mut self) -> Result<(Vec<FrameBlock>, u64)> {
+        let documents = self.end()?;
+        Ok((self.into_rest().0, documents))
+    }
+
+    /// Says that no more bytes come; gives how many documents there were.
+    ///
+    /// # Errors
+    /// If the batch ends in the middle, or is empty.
+    pub fn end(&mut self) -> Result<u64> {
         if matches!(self.walker, Walker::Unknown) {
             self.choose(true)?;
             self.walk()?;
@@ -160,8 +210,7 @@ impl Framer {
             Walker::Json(json) => json.finish(&mut self.window)?,
             Walker::Protobuf(protobuf) => protobuf.finish(&self.window)?,
         };
-        self.window.close_block();
-        Ok((self.window.full, documents))
+        Ok(documents)
     }
 
     fn walk(&mut self) -> Result<()> {

@@ -13,7 +13,7 @@ mod protobuf;
 mod protobuf_framer;
 mod select;
 
-pub use frame::{FrameBlock, FrameLimits, Framer};
+pub use frame::{Encoding, Frame, FrameBlock, FrameLimits, Framer};
 pub use select::{Part, Record, RecordKind, SpanRecord, Stray};
 
 use crate::block::Block;
@@ -30,6 +30,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct DocumentTally(Arc<Mutex<u64>>);
 
 impl DocumentTally {
+    pub(crate) fn set(&self, documents: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = documents;
+    }
+
     /// OTLP documents so far.
     pub fn documents(&self) -> u64 {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -86,7 +90,7 @@ where
             }
         }
         let (blocks, documents) = framer.finish()?;
-        *tally.0.lock().unwrap_or_else(PoisonError::into_inner) = documents;
+        tally.set(documents);
         Ok(Some((blocks, (bytes, None, tally))))
     })
     .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))

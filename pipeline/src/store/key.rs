@@ -62,6 +62,14 @@ impl Key {
         Self(format!("{folder}/{}{suffix}", encoded.join("/")))
     }
 
+    /// `name` itself where it is a key's, else percent-encoded as by [`Key::encode`].
+    pub fn of(name: &str) -> Self {
+        Self::new(name).unwrap_or_else(|_| {
+            let encoded = Self::encode("x", name, "");
+            Self(encoded.0["x/".len()..].to_owned())
+        })
+    }
+
     /// The inverse of [`Key::encode`] for a key below `folder` with that suffix; `None` for others and for names
     /// that were too long (their objects hold the name).
     pub fn decode(&self, folder: &str, suffix: &str) -> Option<String> {
@@ -146,6 +154,22 @@ mod tests {
             assert!(Key::new(name).is_err(), "{name:?}");
             let key = Key::encode("batches", name, ".json");
             assert!(Key::new(key.as_str()).is_ok(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_a_key_stays_and_any_other_is_made_one() {
+        for (name, key) in [
+            ("raw-spans/dt=2025-10-31/b.json.gz", "raw-spans/dt=2025-10-31/b.json.gz"),
+            ("%2E%2E/x", "%2E%2E/x"),
+            ("../x", "%2E%2E/x"),
+            ("/etc/passwd", "%--/etc/passwd"),
+            ("a/../../x", "a/%2E%2E/%2E%2E/x"),
+            ("a//b\0", "a/%--/b%00"),
+            ("", "%--"),
+        ] {
+            assert_eq!(Key::of(name).as_str(), key);
+            assert!(Key::new(key).is_ok());
         }
     }
 

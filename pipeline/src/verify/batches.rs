@@ -1,13 +1,13 @@
 //! Ledger entries against indexes, and the quarantine against the ledger.
 
-use super::{Level, READS, Verifier, of_this_object};
+use super::{Level, READS, UNKNOWN, Verifier, of_this_object};
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
-use crate::ledger;
+use crate::ledger::{self, Done};
 use crate::loose::{LEDGER, LedgerEntry, QUARANTINE, QuarantinedBatch, QuarantinedMessage, TraceIndex};
 use crate::quarantine;
 use crate::store::{Key, Meta, Store};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
 /// Indexes, and ledger entries, read at the same time: each may be as large as its limit.
@@ -149,46 +149,49 @@ impl Verifier<'_> {
 
     /// Entries of batches that are done after all, and what is no entry.
     pub(super) async fn quarantine(&mut self) -> Result<()> {
-        let (store, paths) = (self.store.clone(), self.paths.clone());
-        let mut objects = self
-            .store
-            .list(&format!("{QUARANTINE}/"), None)
-            .map(move |meta| {
-                let (store, paths) = (store.clone(), paths.clone());
-                async move {
-                    let key = meta?.key;
-                    if !key.as_str().ends_with(".json") {
-                        return Ok((key, None));
-                    }
-                    let Some((json, _)) = store.read(&key).await? else { return Ok((key, None)) };
-                    if quarantine::is_message(&key) && serde_json::from_slice::<QuarantinedMessage>(&json).is_ok() {
-                        return Ok((key, None));
-                    }
-                    let entry = serde_json::from_slice::<QuarantinedBatch>(&json);
-                    let is_done = match &entry {
-                        Ok(entry) => store.head(&paths.ledger(&entry.key)).await?.is_some(),
-                        Err(_) => false,
-                    };
-                    Ok::<_, Error>((key, Some((entry, is_done))))
-                }
-            })
-            .buffered(READS)
-            .boxed();
-        while let Some((key, entry)) = objects.try_next().await? {
+        let done = Done::Ledger(self.store.clone());
+        let findings = in_quarantine(self.store.clone(), done);
+        let mut findings = std::pin::pin!(findings);
+        while let Some(finding) = findings.try_next().await? {
             (self.progress)(1);
-            match entry {
-                None if key.as_str().ends_with(".json") || quarantine::is_stray_object(&key) => {}
-                None => self.unknown(key),
-                Some((Err(e), _)) => self.tell(Level::Error, "corrupt-quarantine", key, e.to_string()),
-                Some((Ok(_), false)) => {}
-                Some((Ok(entry), true)) => {
-                    let why = format!("{} is in the ledger too; `gravity quarantine drop` takes it out", entry.key);
-                    self.tell(Level::Warning, "quarantined-and-stored", key, why);
-                }
+            if let Some((level, kind, key, detail)) = finding {
+                self.tell(level, kind, key, detail);
             }
         }
         Ok(())
     }
+}
+
+/// A finding that is not told yet.
+pub(crate) type Found = (Level, &'static str, Key, String);
+
+/// Entries of the quarantine whose batches are done after all, and what is no entry; `None` for each that is as it
+/// should be.
+pub(crate) fn in_quarantine(store: Arc<dyn Store>, done: Done) -> impl Stream<Item = Result<Option<Found>>> {
+    let listed = store.list(&format!("{QUARANTINE}/"), None);
+    listed
+        .map(move |meta| {
+            let (store, done) = (store.clone(), done.clone());
+            async move {
+                let key = meta?.key;
+                if !key.as_str().ends_with(".json") {
+                    let is_ours = quarantine::is_stray_object(&key);
+                    return Ok((!is_ours).then(|| (Level::Warning, "unknown-object", key, UNKNOWN.to_owned())));
+                }
+                let Some((json, _)) = store.read(&key).await? else { return Ok(None) };
+                if quarantine::is_message(&key) && serde_json::from_slice::<QuarantinedMessage>(&json).is_ok() {
+                    return Ok(None);
+                }
+                let entry = match serde_json::from_slice::<QuarantinedBatch>(&json) {
+                    Ok(entry) => entry,
+                    Err(e) => return Ok(Some((Level::Error, "corrupt-quarantine", key, e.to_string()))),
+                };
+                let why = format!("{} is stored too; `gravity quarantine drop` takes it out", entry.key);
+                let is_done = done.has(&entry.key).await?;
+                Ok(is_done.then_some((Level::Warning, "quarantined-and-stored", key, why)))
+            }
+        })
+        .buffered(READS)
 }
 
 async fn share(store: Arc<dyn Store>, key: &Key, batch: &str) -> Result<Look> {

@@ -4,7 +4,7 @@
 //! them; most stores need one pass. Whatever a listing seems to lack is asked for once more, since workers may be
 //! writing meanwhile: a finding is what the object itself said, not what a listing left out.
 
-mod batches;
+pub(crate) mod batches;
 mod chunks;
 mod sums;
 mod traces;
@@ -50,7 +50,7 @@ impl Share {
 
     /// True if the chunk belongs to the share. Told by bytes that do not choose its folder, so that a small share has
     /// chunks from all of them.
-    fn has(self, hash: &ChunkHash) -> bool {
+    pub(crate) fn has(self, hash: &ChunkHash) -> bool {
         let [.., a, b, c, d] = *hash.as_bytes();
         f64::from(u32::from_be_bytes([a, b, c, d])) < self.0 * 4_294_967_296.0
     }
@@ -114,6 +114,9 @@ pub struct Summary {
     pub passes: u64,
 }
 
+/// What is said of an object with a name of its own.
+pub(crate) const UNKNOWN: &str = "no name that Gravity gives; nothing reads it";
+
 /// Reads of blobs, and requests for other objects that are small, at the same time.
 const READS: usize = 32;
 
@@ -169,7 +172,7 @@ impl Verifier<'_> {
     }
 
     fn unknown(&mut self, key: impl fmt::Display) {
-        self.tell(Level::Warning, "unknown-object", key, "no name that Gravity gives; nothing reads it");
+        self.tell(Level::Warning, "unknown-object", key, UNKNOWN);
     }
 
     /// True for what `--since` leaves over.
@@ -232,7 +235,7 @@ impl Verifier<'_> {
 }
 
 /// A store's failure that is this one object's alone; any other means that nothing can be said.
-fn of_this_object(error: store::Error) -> Result<String> {
+pub(crate) fn of_this_object(error: store::Error) -> Result<String> {
     match error.kind {
         ErrorKind::Other | ErrorKind::BadKey => Ok(error.to_string()),
         _ => Err(error.into()),

@@ -136,6 +136,7 @@ fn worker_settings(once: bool) -> WorkerSettings {
         full_scan_interval: Duration::from_secs(5),
         max_concurrent: 3,
         shutdown_grace: Duration::ZERO,
+        delete_raw: false,
         events: None,
     }
 }

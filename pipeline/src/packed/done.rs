@@ -1,0 +1,87 @@
+//! Which batches a packed store has, told by the metadata of its files of spans.
+
+use super::SPANS;
+use super::format::BATCHES_KEY;
+use super::reader::Reader;
+use crate::error::Result;
+use crate::store::{Key, Store};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The batches of one store, as far as this process has seen. A batch takes 16 bytes, a file about 100.
+pub struct DoneBatches {
+    reader: Arc<Reader>,
+    seen: Mutex<Seen>,
+    /// When the files were last listed; held while they are.
+    listed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    batches: HashSet<[u8; 16]>,
+    files: HashSet<Key>,
+}
+
+/// Requests at a time.
+const AT_ONCE: usize = 32;
+/// A listing is good for so long: a batch that another worker stores meanwhile is stored twice, and reads as one.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl DoneBatches {
+    /// Nothing is known yet.
+    pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { reader: Reader::new(store, 0), seen: Mutex::default(), listed: tokio::sync::Mutex::default() })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // What it holds is whole between any two statements that could panic.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if this batch is known to be stored.
+    pub fn has(&self, batch: &str) -> bool {
+        self.seen().batches.contains(&short(batch))
+    }
+
+    /// Notes a batch that was stored.
+    pub fn note(&self, batch: &str) {
+        self.seen().batches.insert(short(batch));
+    }
+
+    /// Reads the metadata of files that are new.
+    ///
+    /// # Errors
+    /// If the store fails, or a file is not what Gravity wrote.
+    pub async fn refresh(&self) -> Result<()> {
+        let mut listed = self.listed.lock().await;
+        if listed.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let files: Vec<_> = self.reader.store().list(&format!("{SPANS}/"), None).try_collect().await?;
+        let new: Vec<_> = {
+            let seen = self.seen();
+            files.into_iter().filter(|meta| !seen.files.contains(&meta.key)).collect()
+        };
+        let mut opened = stream::iter(new)
+            .map(|meta| async move { Ok::<_, crate::Error>((self.reader.open_metadata(&meta).await?, meta.key)) })
+            .buffer_unordered(AT_ONCE);
+        while let Some((file, key)) = opened.try_next().await? {
+            let batches: Vec<String> = file.map(|file| file.list(BATCHES_KEY)).transpose()?.unwrap_or_default();
+            let mut seen = self.seen();
+            seen.batches.extend(batches.iter().map(|batch| short(batch)));
+            seen.files.insert(key);
+        }
+        *listed = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Stands for a batch's key: the first half of its BLAKE3.
+fn short(batch: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(batch.as_bytes()).as_bytes()[..16]);
+    short
+}

@@ -1,0 +1,248 @@
+//! Whole columns in and out of Parquet.
+
+use super::{Broken, broken};
+use bytes::{Buf, Bytes};
+use parquet::bloom_filter::Sbbf;
+use parquet::column::reader::get_typed_column_reader;
+use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::properties::ReaderProperties;
+use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
+use parquet::file::serialized_reader::SerializedRowGroupReader;
+use parquet::file::writer::SerializedRowGroupWriter;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Writes the group's next column, which no value may lack.
+pub(super) fn required<T: DataType, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: &[T::T],
+) -> ParquetResult<()> {
+    write::<T, W>(group, values, None, None)
+}
+
+/// Writes the group's next column, which values may lack.
+pub(super) fn optional<T: DataType, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: impl Iterator<Item = Option<T::T>>,
+) -> ParquetResult<()> {
+    let (mut there, mut levels) = (Vec::new(), Vec::new());
+    for value in values {
+        levels.push(i16::from(value.is_some()));
+        there.extend(value);
+    }
+    write::<T, W>(group, &there, Some(&levels), None)
+}
+
+/// Writes the group's next column, a list of integers a row.
+pub(super) fn lists<'a, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    rows: impl Iterator<Item = &'a [i64]>,
+) -> ParquetResult<()> {
+    let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        values.extend_from_slice(row);
+        repetition.push(0);
+        repetition.extend(std::iter::repeat_n(1, row.len().saturating_sub(1)));
+        match row.len() {
+            0 => definition.push(0),
+            n => definition.extend(std::iter::repeat_n(1, n)),
+        }
+    }
+    write::<parquet::data_type::Int64Type, W>(group, &values, Some(&definition), Some(&repetition))
+}
+
+fn write<T: DataType, W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: &[T::T],
+    definition: Option<&[i16]>,
+    repetition: Option<&[i16]>,
+) -> ParquetResult<()> {
+    let mut column = group.next_column()?.ok_or_else(|| ParquetError::General("no such column".into()))?;
+    column.typed::<T>().write_batch(values, definition, repetition)?;
+    column.close()
+}
+
+/// Rows of one group at most: what a group without end would need is known before it is read.
+pub(super) const GROUP_ROWS: usize = 1 << 20;
+
+/// Calls what may panic on a file that is not what Gravity wrote: the Parquet library takes some things for granted.
+pub(super) fn contained<T>(what: &str, read: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
+    // What a panic leaves behind half done is dropped with it.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(format!("{what} is damaged beyond reading")))
+}
+
+/// Reads a column which no value may lack.
+pub(super) fn read_required<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Vec<T::T>, Broken> {
+    let rows = group.metadata().num_rows() as usize;
+    let (values, levels, _) = read::<T>(group, at)?;
+    match values.len() == rows && levels.iter().all(|&level| level == 0) {
+        true => Ok(values),
+        false => Err(format!("column {at} has {} values in {rows} rows", values.len())),
+    }
+}
+
+/// Reads a column which values may lack.
+pub(super) fn read_optional<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Vec<Option<T::T>>, Broken> {
+    let rows = group.metadata().num_rows() as usize;
+    let (values, levels, _) = read::<T>(group, at)?;
+    let mut values = values.into_iter();
+    let all: Vec<_> = levels.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
+    match all.len() == rows && values.next().is_none() {
+        true => Ok(all),
+        false => Err(format!("column {at} has values for {} of {rows} rows", all.len())),
+    }
+}
+
+/// Reads a column of lists: all values, and where each row's end.
+pub(super) fn read_lists(group: &dyn RowGroupReader, at: usize) -> Result<(Vec<i64>, Vec<usize>), Broken> {
+    let rows = group.metadata().num_rows() as usize;
+    let (values, definition, repetition) = read::<parquet::data_type::Int64Type>(group, at)?;
+    let (mut ends, mut seen): (Vec<usize>, _) = (Vec::new(), 0);
+    for (&defined, &repeated) in definition.iter().zip(&repetition) {
+        if repeated == 0 {
+            ends.push(seen);
+        }
+        seen += usize::from(defined > 0);
+        if let Some(end) = ends.last_mut() {
+            *end = seen;
+        }
+    }
+    match ends.len() == rows && seen == values.len() && definition.len() == repetition.len() {
+        true => Ok((values, ends)),
+        false => Err(format!("column {at} has {} lists in {rows} rows", ends.len())),
+    }
+}
+
+/// A column's values, definition levels and repetition levels.
+type Column<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
+
+fn read<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Column<T>, Broken> {
+    let schema = group.metadata().schema_descr();
+    if at >= schema.num_columns() {
+        return Err(format!("there is no column {at}"));
+    }
+    let kind = schema.column(at).physical_type();
+    if kind != T::get_physical_type() {
+        return Err(format!("column {at} is of type {kind}"));
+    }
+    let reader = group.get_column_reader(at).map_err(broken)?;
+    let mut reader = get_typed_column_reader::<T>(reader);
+    let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
+    let rows = group.metadata().num_rows() as usize;
+    reader.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
+    Ok((values, definition, repetition))
+}
+
+pub(super) fn bytes(value: &[u8]) -> ByteArray {
+    ByteArray::from(Bytes::copy_from_slice(value))
+}
+
+pub(super) fn fixed(value: &[u8]) -> FixedLenByteArray {
+    ByteArray::from(Bytes::copy_from_slice(value)).into()
+}
+
+/// A part of a file, at its place.
+#[derive(Debug, Clone)]
+pub struct Window {
+    /// Where it begins.
+    pub start: u64,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Bytes of the whole file.
+    pub size: u64,
+}
+
+impl Window {
+    /// A whole file.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { start: 0, size: bytes.len() as u64, bytes }
+    }
+
+    fn from(&self, start: u64) -> ParquetResult<Bytes> {
+        let at = start.checked_sub(self.start).filter(|&at| at <= self.bytes.len() as u64);
+        let at = at.ok_or_else(|| ParquetError::EOF(format!("byte {start} was not read")))?;
+        Ok(self.bytes.slice(at as usize..))
+    }
+}
+
+impl Length for Window {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Window {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let rest = self.from(start)?;
+        match length <= rest.len() {
+            true => Ok(rest.slice(..length)),
+            false => Err(ParquetError::EOF(format!("{length} bytes at {start} were not read"))),
+        }
+    }
+}
+
+/// One row group, with the part of the file that holds it.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The part.
+    pub window: Window,
+    /// The whole file's metadata.
+    pub metadata: Arc<ParquetMetaData>,
+    /// Its place in the file.
+    pub number: usize,
+}
+
+impl Group {
+    pub(super) fn open(&self) -> Result<SerializedRowGroupReader<'_, Window>, Broken> {
+        if self.number >= self.metadata.num_row_groups() {
+            return Err(format!("there is no row group {}", self.number));
+        }
+        let properties = ReaderProperties::builder().set_read_bloom_filter(false).build();
+        let index = self.metadata.page_index_for_row_group(self.number);
+        let group = self.metadata.row_group(self.number);
+        SerializedRowGroupReader::new(Arc::new(self.window.clone()), group, index, Arc::new(properties)).map_err(broken)
+    }
+}
+
+/// A file's metadata, from a window that holds its end. Row groups have at least `columns` columns, which lie in the file.
+pub fn metadata_of(file: &Window, columns: usize) -> Result<ParquetMetaData, Broken> {
+    contained("its metadata", || {
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(file).map_err(broken)?;
+        for (number, group) in metadata.row_groups().iter().enumerate() {
+            check(group, columns, file.size).map_err(|reason| format!("row group {number}: {reason}"))?;
+        }
+        Ok(metadata)
+    })
+}
+
+fn check(group: &RowGroupMetaData, columns: usize, size: u64) -> Result<(), Broken> {
+    if !usize::try_from(group.num_rows()).is_ok_and(|rows| rows <= GROUP_ROWS) {
+        return Err(format!("it says that it has {} rows", group.num_rows()));
+    }
+    if group.num_columns() < columns {
+        return Err(format!("it has {} columns", group.num_columns()));
+    }
+    for column in group.columns() {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let end = start.checked_add(column.compressed_size());
+        let (start, end) = (u64::try_from(start).ok(), end.and_then(|end| u64::try_from(end).ok()));
+        if !matches!((start, end), (Some(start), Some(end)) if start <= end && end <= size) {
+            return Err("a column is not in the file".into());
+        }
+    }
+    Ok(())
+}
+
+/// The filter of a column, if it lies in the window.
+pub fn bloom_of(column: &ColumnChunkMetaData, file: &Window) -> Option<Sbbf> {
+    contained("its filter", || Sbbf::read_from_column_chunk(column, file).map_err(broken)).ok().flatten()
+}

@@ -1,0 +1,76 @@
+//! The two tables, as Parquet files.
+
+mod columns;
+mod nodes;
+pub mod rest;
+mod spans;
+
+pub use columns::{Group, Window, bloom_of, metadata_of};
+pub use nodes::{NodeGroup, NodesFile, NodesWriter, StoredNode, read_nodes, write_nodes};
+pub use spans::{Head, SpansWriter, StoredRows, read_heads, read_rows};
+
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
+
+/// The version that this program writes, in every file's metadata as `gravity.format`.
+pub const FORMAT: &str = "1";
+/// Key in a file's metadata: the version.
+pub const FORMAT_KEY: &str = "gravity.format";
+/// Key in a file's metadata: the packs that its references lead to, numbers in JSON.
+pub const PACKS_KEY: &str = "gravity.packs";
+/// Key in a file's metadata: the files that it stands for since it was compacted, names in JSON.
+pub const REPLACES_KEY: &str = "gravity.replaces";
+/// Key in a spans file's metadata: the keys of its batches, JSON.
+pub const BATCHES_KEY: &str = "gravity.batches";
+
+/// How hard to compress, and how much to a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// zstd's level.
+    pub level: i32,
+    /// Bytes of nodes' text in a row group: what must be decompressed to read one.
+    pub node_group_bytes: usize,
+    /// Rows of the spans table in a row group.
+    pub span_group_rows: usize,
+}
+
+impl Effort {
+    /// While ingesting.
+    pub const INGEST: Self = Self { level: 9, node_group_bytes: 4 << 20, span_group_rows: 16 << 10 };
+    /// When compacting.
+    pub const COMPACT: Self = Self { level: 22, node_group_bytes: 8 << 20, span_group_rows: 32 << 10 };
+}
+
+/// What both files have in common: everything plain behind zstd, which finds what repeats better than dictionaries do,
+/// one page a column unless it is large, and no statistics but those asked for.
+fn properties(effort: Effort, metadata: Vec<(&str, String)>) -> WriterPropertiesBuilder {
+    let level = ZstdLevel::try_new(effort.level).unwrap_or_default();
+    let mut pairs = vec![KeyValue::new(FORMAT_KEY.to_owned(), FORMAT.to_owned())];
+    pairs.extend(metadata.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)));
+    WriterProperties::builder()
+        .set_created_by("gravity".to_owned())
+        .set_compression(Compression::ZSTD(level))
+        .set_dictionary_enabled(false)
+        .set_encoding(Encoding::PLAIN)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(true)
+        .set_data_page_row_count_limit(usize::MAX)
+        .set_data_page_size_limit(64 << 20)
+        .set_write_batch_size(1 << 20)
+        .set_key_value_metadata(Some(pairs))
+}
+
+/// A column by its path, dots between the names.
+fn column(path: &str) -> ColumnPath {
+    ColumnPath::from(path.split('.').map(str::to_owned).collect::<Vec<_>>())
+}
+
+/// What reading a file may fail with; the caller knows its name.
+pub type Broken = String;
+
+fn broken(e: ParquetError) -> Broken {
+    e.to_string()
+}

@@ -1,0 +1,221 @@
+//! `nodes/…parquet`: every distinct text once.
+
+use super::columns::{
+    GROUP_ROWS, Group, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
+};
+use super::{Broken, Effort, PACKS_KEY, column, properties};
+use crate::packed::node::{Kind, Node};
+use ::bytes::Bytes;
+use parquet::basic::Encoding;
+use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
+use parquet::errors::Result as ParquetResult;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::EnabledStatistics;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::sync::Arc;
+
+const SCHEMA: &str = "
+message nodes {
+  required int64 id;
+  required int32 kind;
+  optional binary text (STRING);
+  optional binary bytes;
+  required group refs (LIST) { repeated group list { required int64 element; } }
+}";
+
+/// Nodes that are written to a file.
+pub struct NodesFile<'a, I> {
+    /// The nodes by their stored number, ascending; references are stored numbers too.
+    pub nodes: I,
+    /// The packs that references lead to.
+    pub packs: &'a [u64],
+    /// More of the file's metadata.
+    pub metadata: Vec<(&'a str, String)>,
+}
+
+/// A node as it is written: number, kind, text, references.
+pub type StoredNode<'n> = (u64, Kind, &'n [u8], &'n [i64]);
+
+/// Writes a file of nodes.
+///
+/// # Errors
+/// If Parquet cannot hold it.
+pub fn write_nodes<'n, I>(file: NodesFile<'_, I>, effort: Effort) -> ParquetResult<Bytes>
+where
+    I: Iterator<Item = StoredNode<'n>>,
+{
+    let mut writer = NodesWriter::new(effort)?;
+    let mut nodes = file.nodes.peekable();
+    while nodes.peek().is_some() {
+        let (mut group, mut size) = (Vec::new(), 0);
+        while size < effort.node_group_bytes
+            && group.len() < GROUP_ROWS
+            && let Some(node) = nodes.next()
+        {
+            size += node.2.len() + node.3.len();
+            group.push(node);
+        }
+        writer.write_group(group)?;
+    }
+    writer.finish(file.packs, file.metadata)
+}
+
+/// Writes a file of nodes, row group by row group.
+pub struct NodesWriter {
+    writer: SerializedFileWriter<Vec<u8>>,
+}
+
+impl NodesWriter {
+    /// A new file.
+    ///
+    /// # Errors
+    /// If Parquet refuses.
+    pub fn new(effort: Effort) -> ParquetResult<Self> {
+        let properties = properties(effort, vec![])
+            .set_column_encoding("id".into(), Encoding::DELTA_BINARY_PACKED)
+            .set_column_statistics_enabled("id".into(), EnabledStatistics::Chunk)
+            .set_column_encoding("kind".into(), Encoding::BYTE_STREAM_SPLIT)
+            // Lengths among the texts cost less than apart from them: what repeats begins with its length.
+            .set_column_encoding("text".into(), Encoding::PLAIN)
+            .set_column_encoding("bytes".into(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_encoding(column("refs.list.element"), Encoding::BYTE_STREAM_SPLIT)
+            .build();
+        let schema = Arc::new(parse_message_type(SCHEMA)?);
+        Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))? })
+    }
+
+    /// Appends a row group. All its numbers are greater than those of the groups before; within it nodes stand in the
+    /// order that compresses best.
+    ///
+    /// # Errors
+    /// If Parquet cannot hold it.
+    pub fn write_group(&mut self, mut group: Vec<StoredNode<'_>>) -> ParquetResult<()> {
+        group.sort_by_key(likeness);
+        let group = &group[..];
+        let mut out = self.writer.next_row_group()?;
+        required::<Int64Type, _>(&mut out, &group.iter().map(|node| node.0 as i64).collect::<Vec<_>>())?;
+        required::<Int32Type, _>(&mut out, &group.iter().map(|node| node.1.number()).collect::<Vec<_>>())?;
+        // One buffer for all texts, which the values share.
+        let (texts, others) = split_texts(group);
+        optional::<ByteArrayType, _>(&mut out, texts.into_iter())?;
+        optional::<ByteArrayType, _>(&mut out, others.into_iter())?;
+        lists(&mut out, group.iter().map(|node| node.3))?;
+        out.close()?;
+        Ok(())
+    }
+
+    /// Ends the file: the packs that references lead to, and more metadata.
+    ///
+    /// # Errors
+    /// If Parquet cannot hold it.
+    pub fn finish(mut self, packs: &[u64], metadata: Vec<(&str, String)>) -> ParquetResult<Bytes> {
+        let packs = (PACKS_KEY, super::super::json_list(packs));
+        for (key, value) in metadata.into_iter().chain([packs]) {
+            self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        self.writer.into_inner().map(Bytes::from)
+    }
+}
+
+/// Nodes whose texts are alike have the same: what they are, and how their texts begin. The numbers that do not ascend
+/// any more cost less than a third of what that saves.
+fn likeness(&(_, kind, text, _): &StoredNode<'_>) -> (i32, [u8; 4]) {
+    let mut begin = [0; 4];
+    let length = text.len().min(begin.len());
+    begin[..length].copy_from_slice(&text[..length]);
+    (kind.number(), begin)
+}
+
+/// Texts that are UTF-8, and those that are not. A shape has NULs for its holes, so it is never a text.
+fn split_texts(group: &[StoredNode<'_>]) -> (Vec<Option<ByteArray>>, Vec<Option<ByteArray>>) {
+    let split = group.iter().map(|&(_, kind, text, _)| {
+        let is_shape = matches!(kind, Kind::JsonShape | Kind::ProtobufShape);
+        match !is_shape && std::str::from_utf8(text).is_ok() {
+            true => (Some(bytes(text)), None),
+            false => (None, Some(bytes(text))),
+        }
+    });
+    split.unzip()
+}
+
+/// The nodes of one row group.
+#[derive(Debug)]
+pub struct NodeGroup {
+    /// Numbers, ascending, and the row of each.
+    ids: Vec<(i64, u32)>,
+    kinds: Vec<Kind>,
+    texts: Vec<ByteArray>,
+    refs: Vec<i64>,
+    refs_ends: Vec<usize>,
+}
+
+impl NodeGroup {
+    /// A node by its number.
+    pub fn get(&self, id: u64) -> Option<Node<'_, i64>> {
+        let at = self.ids.binary_search_by_key(&(id as i64), |&(id, _)| id).ok()?;
+        Some(self.at(self.ids[at].1 as usize))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The node at a place in the order of the numbers.
+    pub fn nth(&self, at: usize) -> (u64, Node<'_, i64>) {
+        let (id, row) = self.ids[at];
+        (id as u64, self.at(row as usize))
+    }
+
+    /// All nodes, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Node<'_, i64>)> {
+        (0..self.ids.len()).map(|at| self.nth(at))
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        self.texts.iter().map(|text| text.len()).sum::<usize>() + self.refs.len() * 8 + self.ids.len() * 64
+    }
+
+    fn at(&self, at: usize) -> Node<'_, i64> {
+        let start = at.checked_sub(1).map_or(0, |before| self.refs_ends[before]);
+        Node { kind: self.kinds[at], text: self.texts[at].data(), refs: &self.refs[start..self.refs_ends[at]] }
+    }
+}
+
+/// Reads a row group of a file of nodes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_nodes(group: &Group) -> Result<NodeGroup, Broken> {
+    contained("a row group", || read(group))
+}
+
+fn read(group: &Group) -> Result<NodeGroup, Broken> {
+    let group = &group.open()?;
+    let ids = read_required::<Int64Type>(group, 0)?;
+    let kinds = read_required::<Int32Type>(group, 1)?;
+    let texts = read_optional::<ByteArrayType>(group, 2)?;
+    let others = read_optional::<ByteArrayType>(group, 3)?;
+    let (refs, refs_ends) = read_lists(group, 4)?;
+    let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
+    let text = |(text, other): (Option<ByteArray>, Option<ByteArray>)| text.or(other).ok_or("a node without a text");
+    let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();
+    ids.sort_unstable();
+    if !ids.is_sorted_by(|a, b| a.0 < b.0) {
+        return Err("two nodes of one number".into());
+    }
+    Ok(NodeGroup {
+        kinds: kinds.into_iter().map(kind).collect::<Result<_, _>>()?,
+        texts: texts.into_iter().zip(others).map(text).collect::<Result<_, _>>()?,
+        ids,
+        refs,
+        refs_ends,
+    })
+}

@@ -1,0 +1,320 @@
+//! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
+
+use super::columns::{
+    GROUP_ROWS, Group, bytes, contained, fixed, lists, optional, read_lists, read_optional, read_required, required,
+};
+use super::rest::{RestReader, RestWriter, Streams};
+use super::{BATCHES_KEY, Broken, Effort, PACKS_KEY, column, properties};
+use crate::packed::row::{Row, RowKind, Rows, TextId};
+use ::bytes::Bytes;
+use parquet::basic::Encoding;
+use parquet::data_type::{
+    ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
+};
+use parquet::errors::Result as ParquetResult;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::BloomFilterPosition;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const SCHEMA: &str = "
+message spans {
+  required binary source (STRING);
+  required binary kind (STRING);
+  optional fixed_len_byte_array(16) trace_id;
+  optional fixed_len_byte_array(8) span_id;
+  optional int32 parent;
+  optional fixed_len_byte_array(8) parent_span_id;
+  optional binary name (STRING);
+  optional int64 start (TIMESTAMP(NANOS,true));
+  optional int64 duration;
+  optional int32 status;
+  optional binary service (STRING);
+  optional binary tenant (STRING);
+  optional binary model (STRING);
+  optional binary provider (STRING);
+  optional binary convention (STRING);
+  optional int64 input_tokens;
+  optional int64 output_tokens;
+  optional double cost;
+  optional int64 shape;
+  required group refs (LIST) { repeated group list { required int64 element; } }
+  optional binary rest;
+  optional binary batch (STRING);
+}";
+
+/// Columns of which the first bytes of all values stand before the second ones.
+const SPLIT: [&str; 6] = ["trace_id", "parent", "input_tokens", "output_tokens", "shape", "refs.list.element"];
+
+/// Writes a file of spans, row group by row group.
+pub struct SpansWriter {
+    writer: SerializedFileWriter<Vec<u8>>,
+    effort: Effort,
+}
+
+impl SpansWriter {
+    /// A new file in which about so many traces are.
+    ///
+    /// # Errors
+    /// If Parquet refuses.
+    pub fn new(effort: Effort, traces: u64) -> ParquetResult<Self> {
+        let properties = properties(effort, vec![])
+            .set_column_bloom_filter_enabled("trace_id".into(), true)
+            .set_column_bloom_filter_max_ndv("trace_id".into(), traces.max(1))
+            .set_column_bloom_filter_fpp("trace_id".into(), 0.01)
+            .set_bloom_filter_position(BloomFilterPosition::End);
+        // The bytes of numbers that are near each other repeat at their places.
+        let properties = SPLIT.iter().fold(properties, |properties, path| {
+            properties.set_column_encoding(column(path), Encoding::BYTE_STREAM_SPLIT)
+        });
+        let properties = properties.build();
+        let schema = Arc::new(parse_message_type(SCHEMA)?);
+        Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?, effort })
+    }
+
+    /// Appends rows; their ids are stored numbers.
+    pub fn write(&mut self, rows: &Rows<u64>) -> ParquetResult<()> {
+        let mut start = 0;
+        while start < rows.rows.len() {
+            let end = rows.rows.len().min(start + self.effort.span_group_rows.clamp(1, GROUP_ROWS));
+            self.write_group(rows, start, end)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn write_group(&mut self, all: &Rows<u64>, start: usize, end: usize) -> ParquetResult<()> {
+        let rows = &all.rows[start..end];
+        let text = |id: Option<TextId>| id.map(|id| bytes(all.texts.get(id)));
+        let (parents, strangers) = parents(rows);
+        let mut rest = RestWriter::default();
+        for at in start..end {
+            for (stream, value) in all.rest_of(at) {
+                rest.push(stream, value);
+            }
+        }
+        let mut rest = rest.finish().map(|value| ByteArray::from(Bytes::from(value)));
+        let refs_end = |at: usize| at.checked_sub(1).map_or(0, |before| all.rows[before].refs_end);
+        let (first, last) = (refs_end(start), refs_end(end));
+        let refs: Vec<i64> = all.refs[first..last].iter().map(|&id| id as i64).collect();
+        let refs_of = |at: usize| &refs[refs_end(at) - first..refs_end(at + 1) - first];
+
+        let mut out = self.writer.next_row_group()?;
+        required::<ByteArrayType, _>(
+            &mut out,
+            &rows.iter().map(|row| bytes(all.texts.get(row.source))).collect::<Vec<_>>(),
+        )?;
+        let kinds: Vec<_> = rows.iter().map(|row| ByteArray::from(row.kind.name())).collect();
+        required::<ByteArrayType, _>(&mut out, &kinds)?;
+        optional::<FixedLenByteArrayType, _>(&mut out, rows.iter().map(|row| row.trace_id.map(|id| fixed(&id))))?;
+        optional::<FixedLenByteArrayType, _>(&mut out, rows.iter().map(|row| row.span_id.map(|id| fixed(&id))))?;
+        optional::<Int32Type, _>(&mut out, parents.into_iter())?;
+        optional::<FixedLenByteArrayType, _>(&mut out, strangers.into_iter().map(|id| id.map(|id| fixed(&id))))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.name)))?;
+        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.start))?;
+        optional::<Int64Type, _>(&mut out, rows.iter().map(duration))?;
+        optional::<Int32Type, _>(&mut out, rows.iter().map(|row| row.status))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.service)))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.tenant)))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.model)))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.provider)))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.convention)))?;
+        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.input_tokens))?;
+        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.output_tokens))?;
+        optional::<DoubleType, _>(&mut out, rows.iter().map(|row| row.cost))?;
+        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.shape.map(|id| id as i64)))?;
+        lists(&mut out, (start..end).map(refs_of))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|_| rest.take()))?;
+        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.batch)))?;
+        out.close()?;
+        Ok(())
+    }
+
+    /// Ends the file: the keys of its batches, and the packs that its references lead to.
+    pub fn finish(mut self, batches: &[&str], packs: &[u64], metadata: Vec<(&str, String)>) -> ParquetResult<Bytes> {
+        let lists = [(BATCHES_KEY, super::super::json_list(batches)), (PACKS_KEY, super::super::json_list(packs))];
+        for (key, value) in lists.into_iter().chain(metadata) {
+            self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        self.writer.into_inner().map(Bytes::from)
+    }
+}
+
+fn duration(row: &Row<u64>) -> Option<i64> {
+    row.end.map(|end| end.wrapping_sub(row.start.unwrap_or(0)))
+}
+
+/// A parent as the distance to its row, or, if it has none in this group, as its id.
+fn parents(rows: &[Row<u64>]) -> (Vec<Option<i32>>, Vec<Option<[u8; 8]>>) {
+    let mut places = HashMap::with_capacity(rows.len());
+    for (at, row) in rows.iter().enumerate() {
+        if let Some(id) = row.span_id {
+            places.insert((row.trace_id, row.source, id), at);
+        }
+    }
+    let split = rows.iter().enumerate().map(|(at, row)| {
+        let Some(parent) = row.parent_span_id else { return (None, None) };
+        match places.get(&(row.trace_id, row.source, parent)) {
+            Some(&place) => (Some((place as i64 - at as i64) as i32), None),
+            None => (None, Some(parent)),
+        }
+    });
+    split.unzip()
+}
+
+/// The rows of one group, their values without a column not yet told apart.
+#[derive(Debug)]
+pub struct StoredRows {
+    /// The rows.
+    pub rows: Rows<u64>,
+    rest: Option<ByteArray>,
+}
+
+impl StoredRows {
+    /// Tells the values without a column apart. `shape` gives the text of a shape.
+    ///
+    /// # Errors
+    /// If shapes and values do not belong together, or whatever `shape` fails with.
+    pub fn with_rest<'s, E: From<Broken>>(
+        mut self,
+        mut shape: impl FnMut(u64) -> Result<&'s [u8], E>,
+    ) -> Result<Rows<u64>, E> {
+        let Some(rest) = self.rest else { return Ok(self.rows) };
+        let mut streams = Streams::default();
+        let broken = || E::from("a row without one of its values".into());
+        let mut reader = RestReader::new(rest.data()).ok_or_else(broken)?;
+        for at in 0..self.rows.rows.len() {
+            if let Some(id) = self.rows.rows[at].shape {
+                for &stream in streams.of(id, shape(id)?, &mut self.rows.streams) {
+                    let value = reader.next(stream).ok_or_else(broken)?;
+                    self.rows.values.push(stream, value);
+                }
+            }
+            self.rows.rows[at].rest_end = self.rows.values.len();
+        }
+        match reader.is_done() {
+            true => Ok(self.rows),
+            false => Err(E::from("values that belong to no row".into())),
+        }
+    }
+}
+
+/// Reads a row group of a file of spans.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_rows(group: &Group) -> Result<StoredRows, Broken> {
+    contained("a row group", || read(group))
+}
+
+fn read(group: &Group) -> Result<StoredRows, Broken> {
+    let group = &group.open()?;
+    let mut all = Rows::default();
+    let texts = |at| read_optional::<ByteArrayType>(group, at);
+    let sources = read_required::<ByteArrayType>(group, 0)?;
+    let kinds = read_required::<ByteArrayType>(group, 1)?;
+    let traces = read_optional::<FixedLenByteArrayType>(group, 2)?;
+    let spans = read_optional::<FixedLenByteArrayType>(group, 3)?;
+    let parents = read_optional::<Int32Type>(group, 4)?;
+    let strangers = read_optional::<FixedLenByteArrayType>(group, 5)?;
+    let names = texts(6)?;
+    let starts = read_optional::<Int64Type>(group, 7)?;
+    let durations = read_optional::<Int64Type>(group, 8)?;
+    let statuses = read_optional::<Int32Type>(group, 9)?;
+    let (services, tenants, models, providers, conventions) =
+        (texts(10)?, texts(11)?, texts(12)?, texts(13)?, texts(14)?);
+    let input_tokens = read_optional::<Int64Type>(group, 15)?;
+    let output_tokens = read_optional::<Int64Type>(group, 16)?;
+    let costs = read_optional::<DoubleType>(group, 17)?;
+    let shapes = read_optional::<Int64Type>(group, 18)?;
+    let (refs, refs_ends) = read_lists(group, 19)?;
+    let rests = texts(20)?;
+    let batches = texts(21)?;
+
+    for at in 0..sources.len() {
+        let kind = RowKind::from_name(kinds[at].data()).ok_or("a row of unknown kind")?;
+        let mut text = |value: &Option<ByteArray>| value.as_ref().map(|text| all.texts.id(text.data()));
+        let mut row = Row::new(kind);
+        row.source = text(&Some(sources[at].clone())).unwrap_or_default();
+        row.trace_id = id(&traces[at])?;
+        row.span_id = id(&spans[at])?;
+        row.parent_span_id = match parents[at] {
+            Some(distance) => {
+                let place = usize::try_from(at as i64 + i64::from(distance)).ok();
+                let parent = place.and_then(|place| spans.get(place)).ok_or("a parent outside its group")?;
+                id(parent)?
+            }
+            None => id(&strangers[at])?,
+        };
+        row.name = text(&names[at]);
+        row.start = starts[at];
+        row.end = durations[at].map(|duration| duration.wrapping_add(starts[at].unwrap_or(0)));
+        row.status = statuses[at];
+        row.service = text(&services[at]);
+        row.tenant = text(&tenants[at]);
+        row.model = text(&models[at]);
+        row.provider = text(&providers[at]);
+        row.convention = text(&conventions[at]);
+        row.input_tokens = input_tokens[at];
+        row.output_tokens = output_tokens[at];
+        row.cost = costs[at];
+        row.shape = shapes[at].map(|id| id as u64);
+        row.batch = text(&batches[at]);
+        row.refs_end = refs_ends[at];
+        all.rows.push(row);
+    }
+    all.refs = refs.into_iter().map(|id| id as u64).collect();
+    Ok(StoredRows { rows: all, rest: rests.into_iter().flatten().next() })
+}
+
+/// What tells where a row belongs.
+#[derive(Debug)]
+pub struct Head {
+    source: ByteArray,
+    batch: Option<ByteArray>,
+    /// What it is.
+    pub kind: RowKind,
+    /// Its trace.
+    pub trace_id: Option<[u8; 16]>,
+}
+
+impl Head {
+    /// The key of its batch.
+    pub fn source(&self) -> &[u8] {
+        self.source.data()
+    }
+
+    /// [`RowKind::Batch`]: the batch's sums, JSON.
+    pub fn batch(&self) -> &[u8] {
+        self.batch.as_ref().map_or(b"", ByteArray::data)
+    }
+}
+
+/// Reads where the rows of a group belong, and nothing else of them.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_heads(group: &Group) -> Result<Vec<Head>, Broken> {
+    let group = &group.open()?;
+    let sources = read_required::<ByteArrayType>(group, 0)?;
+    let kinds = read_required::<ByteArrayType>(group, 1)?;
+    let traces = read_optional::<FixedLenByteArrayType>(group, 2)?;
+    let batches = read_optional::<ByteArrayType>(group, 21)?;
+    let rows = sources.into_iter().zip(kinds).zip(traces).zip(batches);
+    rows.map(|(((source, kind), trace), batch)| {
+        Ok(Head {
+            kind: RowKind::from_name(kind.data()).ok_or("a row of unknown kind")?,
+            trace_id: id(&trace)?,
+            source,
+            batch,
+        })
+    })
+    .collect()
+}
+
+fn id<const N: usize>(value: &Option<FixedLenByteArray>) -> Result<Option<[u8; N]>, Broken> {
+    let id = value.as_ref().map(|id| <[u8; N]>::try_from(id.data()));
+    id.transpose().map_err(|_| format!("an id that has not {N} bytes"))
+}

@@ -1,0 +1,207 @@
+//! Removes what nobody needs: files that compaction replaced, and packs that nothing names.
+//!
+//! Only what is older than a safe age goes. Until then a reader may still be at work with a listing from before, and a
+//! worker may be about to commit spans that name a pack. Spans are listed after nodes, so that spans which were
+//! committed before a pack was looked for are seen.
+//!
+//! The same age binds workers: a table of known nodes must not name a pack that is older and that no committed file
+//! of spans names.
+
+use super::compact::nodes::prove;
+use super::format::{BATCHES_KEY, PACKS_KEY};
+use super::listing::{self, Listed};
+use super::reader::{Reader, held_packs};
+use super::table::PackNumber;
+use super::{NODES, SPANS};
+use crate::error::Result;
+use crate::store::{Key, Store};
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio_util::sync::CancellationToken;
+
+/// How to collect.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What was written since is left alone. Nothing at all is safe only where nobody writes or reads.
+    pub older_than: Duration,
+    /// Only find out what would go.
+    pub dry_run: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { older_than: Duration::from_secs(24 * 60 * 60), dry_run: false }
+    }
+}
+
+/// Why a file goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// A compacted file stands for it.
+    Replaced,
+    /// Nothing names it: what a flush left that failed before its spans were committed.
+    Orphan,
+}
+
+/// A file that was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// Its name.
+    pub key: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Why.
+    pub why: Why,
+}
+
+/// Collects. `tell` hears of every file once it is gone; `stop` ends it between two.
+///
+/// # Errors
+/// If the store fails, or a file that stands for others does not hold what they do: they stay.
+pub async fn gc(
+    store: Arc<dyn Store>,
+    settings: Settings,
+    stop: &CancellationToken,
+    tell: &mut (dyn FnMut(Removed) + Send),
+) -> Result<()> {
+    let now = SystemTime::now();
+    let reader = Reader::new(store, 0);
+    let nodes = listing::list(&reader, NODES).await?;
+    let spans = listing::list(&reader, SPANS).await?;
+    let nodes = listing::open(&reader, nodes).await?;
+    let spans = listing::open(&reader, spans).await?;
+    let mut gc = Gc { reader: &reader, settings, now, stop, tell };
+    let Some(spans) = gc.replaced_spans(spans).await? else { return Ok(()) };
+    let Some(nodes) = gc.replaced_nodes(nodes).await? else { return Ok(()) };
+    gc.orphans(&spans, nodes).await
+}
+
+struct Gc<'a> {
+    reader: &'a Reader,
+    settings: Settings,
+    now: SystemTime,
+    stop: &'a CancellationToken,
+    tell: &'a mut (dyn FnMut(Removed) + Send),
+}
+
+impl Gc<'_> {
+    fn is_old(&self, file: &Listed) -> bool {
+        file.is_older_than(self.settings.older_than, self.now)
+    }
+
+    /// Removes spans that others stand for, and gives those that stay; `None` if it was stopped.
+    async fn replaced_spans(&mut self, mut files: Vec<Listed>) -> Result<Option<Vec<Listed>>> {
+        let mut gone = Vec::new();
+        let standing = self.standing(&files);
+        for file in &files {
+            for other in standing.get(file.key().as_str()).into_iter().flatten() {
+                let has: HashSet<String> = other.file.list(BATCHES_KEY)?.into_iter().collect();
+                let batches: Vec<String> = file.file.list(BATCHES_KEY)?;
+                if batches.iter().all(|batch| has.contains(batch)) {
+                    gone.push(file.clone());
+                    break;
+                }
+            }
+        }
+        // What stands for a file goes after it: else the file would count again.
+        let mut names: HashSet<String> = files.iter().map(|file| file.key().to_string()).collect();
+        while !gone.is_empty() {
+            let is_next = |file: &Listed| !file.replaces.iter().any(|name| names.contains(name));
+            let Some(at) = gone.iter().position(is_next) else { break };
+            if self.stop.is_cancelled() {
+                return Ok(None);
+            }
+            let file = gone.swap_remove(at);
+            self.remove(&file, Why::Replaced).await?;
+            names.remove(file.key().as_str());
+        }
+        files.retain(|file| names.contains(file.key().as_str()));
+        Ok(Some(files))
+    }
+
+    /// Removes nodes that others hold, once that is proved; gives those that stay.
+    async fn replaced_nodes(&mut self, files: Vec<Listed>) -> Result<Option<Vec<Listed>>> {
+        let mut by_new: HashMap<Key, (Listed, Vec<Listed>)> = HashMap::new();
+        let standing = self.standing(&files);
+        for file in &files {
+            // The last one: one that was itself replaced may be gone next.
+            if let Some(&new) = standing.get(file.key().as_str()).and_then(|standing| standing.last()) {
+                let entry = by_new.entry(new.key().clone()).or_insert_with(|| (new.clone(), vec![]));
+                entry.1.push(file.clone());
+            }
+        }
+        let mut gone = HashSet::new();
+        // Of a chain the oldest first: what is to be proved by a file is, before that file goes itself.
+        let mut pairs: Vec<_> = by_new.into_values().collect();
+        pairs.sort_by_key(|(new, _)| (new.meta.modified, new.replaces.len()));
+        for (new, old) in pairs {
+            if self.stop.is_cancelled() {
+                return Ok(None);
+            }
+            let held: Vec<_> = old.iter().map(|listed| listed.file.clone()).collect();
+            prove(self.reader, &held, &new.file).await?;
+            for file in old {
+                if self.stop.is_cancelled() {
+                    return Ok(None);
+                }
+                self.remove(&file, Why::Replaced).await?;
+                gone.insert(file.key().clone());
+            }
+        }
+        Ok(Some(files.into_iter().filter(|file| !gone.contains(file.key())).collect()))
+    }
+
+    /// Removes nodes that nothing names: no file of spans, no file of nodes that stays, none that is new.
+    async fn orphans(&mut self, spans: &[Listed], nodes: Vec<Listed>) -> Result<()> {
+        let mut holders: HashMap<PackNumber, Vec<usize>> = HashMap::new();
+        for (at, file) in nodes.iter().enumerate() {
+            for pack in held_packs(&file.file)? {
+                holders.entry(pack).or_default().push(at);
+            }
+        }
+        let mut is_named: Vec<bool> = nodes.iter().map(|file| !self.is_old(file)).collect();
+        let mut named: Vec<u64> = Vec::new();
+        for file in spans.iter().chain(nodes.iter().filter(|file| !self.is_old(file))) {
+            named.extend(file.file.list::<u64>(PACKS_KEY)?);
+        }
+        while let Some(pack) = named.pop() {
+            for &at in holders.get(&PackNumber(pack)).map(Vec::as_slice).unwrap_or_default() {
+                if !std::mem::replace(&mut is_named[at], true) {
+                    named.extend(nodes[at].file.list::<u64>(PACKS_KEY)?);
+                }
+            }
+        }
+        for (file, _) in nodes.iter().zip(is_named).filter(|(_, is_named)| !is_named) {
+            if self.stop.is_cancelled() {
+                break;
+            }
+            self.remove(file, Why::Orphan).await?;
+        }
+        Ok(())
+    }
+
+    /// Of each file's name the files, old enough, that stand for it; the newest last.
+    fn standing<'f>(&self, files: &'f [Listed]) -> HashMap<&'f str, Vec<&'f Listed>> {
+        let mut standing: HashMap<&str, Vec<&Listed>> = HashMap::new();
+        for file in files.iter().filter(|file| self.is_old(file)) {
+            for name in file.replaces.iter().filter(|name| *name != file.key().as_str()) {
+                standing.entry(name).or_default().push(file);
+            }
+        }
+        for found in standing.values_mut() {
+            found.sort_by_key(|file| (file.meta.modified, file.replaces.len()));
+        }
+        standing
+    }
+
+    async fn remove(&mut self, file: &Listed, why: Why) -> Result<()> {
+        if !self.settings.dry_run {
+            self.reader.store().delete(file.key()).await?;
+        }
+        (self.tell)(Removed { key: file.key().to_string(), bytes: file.meta.size, why });
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! Lifting: texts inside texts become nodes of their own.
+//!
+//! A batch is text with texts inside: a JSON document whose strings are prompts, whose prompts are JSON or Python
+//! reprs, whose strings are messages. A string literal of [`LEAST`] bytes or more that decodes, and encodes to exactly
+//! the same literal again, becomes a node; what surrounds it is a template with a hole. A literal that would not come
+//! back exactly stays where it is, so that lifting loses nothing of any input, valid or not.
+
+mod cut;
+mod habit;
+mod json;
+mod literal;
+mod printable;
+mod python;
+#[cfg(test)]
+mod tests;
+
+pub use cut::{CUT_FROM, cut};
+pub use habit::{Habit, Habits};
+pub use literal::Found;
+pub use printable::{Unicode, is_printable};
+
+use super::node::{Kind, Node, NodeKey};
+use memchr::{memchr, memchr2, memmem};
+
+pub(crate) use json::find as find_json;
+
+/// A literal shorter than this stays in its text: a reference would cost more.
+pub const LEAST: usize = 64;
+/// Texts in texts in texts are followed so deep.
+const DEPTH: usize = 8;
+/// Stands for a literal in a template: U+FFFC, the object replacement character. A text that holds one already is not
+/// scanned.
+pub const HOLE: &str = "\u{fffc}";
+
+/// Where nodes are kept.
+pub trait Nodes {
+    /// What names one.
+    type Id: Copy;
+    /// The node of this text, if there is one.
+    fn find(&self, key: &NodeKey) -> Option<Self::Id>;
+    /// Adds a node; if another has added the same text meanwhile, gives that one.
+    fn add(&self, key: NodeKey, node: Node<'_, Self::Id>) -> Self::Id;
+}
+
+/// Lifts texts into nodes.
+pub struct Lifter<'a, N: Nodes> {
+    nodes: &'a N,
+    /// Buffers that no text is being written to.
+    spare: Vec<Vec<u8>>,
+}
+
+impl<'a, N: Nodes> Lifter<'a, N> {
+    /// A lifter into `nodes`.
+    pub fn new(nodes: &'a N) -> Self {
+        Self { nodes, spare: Vec::new() }
+    }
+
+    /// A buffer, empty.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare.push(buffer);
+    }
+
+    /// The node of a text.
+    pub fn node(&mut self, text: &[u8]) -> N::Id {
+        self.node_at(text, 0)
+    }
+
+    /// The node of a text that is kept as it is.
+    pub fn whole(&mut self, kind: Kind, text: &[u8]) -> N::Id {
+        let key = NodeKey::of(kind, text);
+        match self.nodes.find(&key) {
+            Some(id) => id,
+            None => self.nodes.add(key, Node { kind, text, refs: &[] }),
+        }
+    }
+
+    fn node_at(&mut self, text: &[u8], depth: usize) -> N::Id {
+        let key = NodeKey::of(Kind::Leaf, text);
+        if let Some(id) = self.nodes.find(&key) {
+            return id;
+        }
+        let mut template = self.buffer();
+        let mut refs = Vec::new();
+        let scanned = dialect(text).filter(|_| depth < DEPTH && memmem::find(text, HOLE.as_bytes()).is_none());
+        let habit = scanned.and_then(|dialect| self.scan(text, dialect, depth, &mut template, &mut refs));
+        let node = match habit {
+            Some(habit) => Node { kind: Kind::Template(habit), text: &template, refs: &refs },
+            None if text.len() >= CUT_FROM => {
+                refs = cut(text).map(|piece| self.whole(Kind::Leaf, piece)).collect();
+                Node { kind: Kind::Pieces, text: &[], refs: &refs }
+            }
+            None => Node { kind: Kind::Leaf, text, refs: &[] },
+        };
+        let id = self.nodes.add(key, node);
+        self.give_back(template);
+        id
+    }
+
+    /// Cuts the literals out of `text`; `None` if there were none.
+    fn scan(
+        &mut self,
+        text: &[u8],
+        dialect: Dialect,
+        depth: usize,
+        template: &mut Vec<u8>,
+        refs: &mut Vec<N::Id>,
+    ) -> Option<Habit> {
+        let mut decoded = self.buffer();
+        let mut habits = Habits::JSON.or(Habits::PYTHON);
+        let (mut at, mut plain) = (0, 0);
+        while let Some((start, found)) = dialect.next(&text[at..], &mut decoded) {
+            let (start, end) = (at + start, at + start + found.length);
+            at = end + 1;
+            if found.length < LEAST || !habits.has_any(found.habits) {
+                continue;
+            }
+            habits = habits.and(found.habits);
+            template.extend_from_slice(&text[plain..start]);
+            template.extend_from_slice(HOLE.as_bytes());
+            plain = end;
+            let inner = if found.escaped { &decoded[..] } else { &text[start..end] };
+            // `decoded` is not touched below: every level takes a buffer of its own.
+            refs.push(self.node_at(inner, depth + 1));
+        }
+        self.give_back(decoded);
+        if refs.is_empty() {
+            return None;
+        }
+        template.extend_from_slice(&text[plain..]);
+        habits.first()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Dialect {
+    Json,
+    Python,
+}
+
+impl Dialect {
+    /// The next literal: where it begins, behind its quote, and what it is.
+    fn next(self, text: &[u8], decoded: &mut Vec<u8>) -> Option<(usize, Found)> {
+        let quote = match self {
+            Self::Json => memchr(b'"', text),
+            Self::Python => memchr2(b'\'', b'"', text),
+        }?;
+        let rest = &text[quote + 1..];
+        let found = match self {
+            Self::Json => json::find(rest, LEAST, decoded),
+            Self::Python => python::find(rest, text[quote], LEAST, decoded),
+        }?;
+        Some((quote + 1, found))
+    }
+}
+
+/// Bytes in which the first quote is looked for.
+const LOOK_AHEAD: usize = 64;
+
+/// Guesses what a text is written in. A wrong guess costs space, nothing else.
+fn dialect(text: &[u8]) -> Option<Dialect> {
+    if text.len() < LEAST || !matches!(text[0], b'{' | b'[' | b'(' | b'"') {
+        return None;
+    }
+    text.iter().take(LOOK_AHEAD).find_map(|byte| match byte {
+        b'"' => Some(Dialect::Json),
+        b'\'' => Some(Dialect::Python),
+        _ => None,
+    })
+}
+
+/// Puts a template and the texts of its holes together again.
+pub fn fill<E>(
+    template: &[u8],
+    habit: Habit,
+    out: &mut Vec<u8>,
+    mut hole: impl FnMut(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut inner = Vec::new();
+    let mut plain = 0;
+    for at in memmem::find_iter(template, HOLE.as_bytes()) {
+        out.extend_from_slice(&template[plain..at]);
+        plain = at + HOLE.len();
+        inner.clear();
+        hole(&mut inner)?;
+        habit.encode(&inner, out);
+    }
+    out.extend_from_slice(&template[plain..]);
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! The packed layout: two tables in Parquet, from which every batch can be restored byte for byte.
+//!
+//! # The way in
+//! [`archive`] composes it: `decompress`, then [`gaps`] (records and what stands between them, so that nothing of the
+//! batch is left out), then [`rows`] (each record lifted into nodes, a shape and columns), then [`packer`], the sink,
+//! which writes what several batches came to in one flush: nodes first, then spans.
+//!
+//! [`lift`] finds texts inside texts; [`shape`] takes records apart; [`table`] knows which texts are nodes already;
+//! [`format`] is the Parquet of both tables.
+//!
+//! # The way out
+//! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces.
+//! [`batches`] knows which batch is meant by a key, [`inspect`] counts, [`verify`] proves.
+//!
+//! # In the long run
+//! [`compact`] merges files and drops what several workers stored twice; [`gc`] removes what nobody needs any more.
+
+pub mod archive;
+pub mod batches;
+pub mod catalog;
+pub mod compact;
+pub mod done;
+pub mod format;
+pub mod gaps;
+pub mod gc;
+pub mod inspect;
+pub mod lift;
+mod listing;
+pub mod node;
+pub mod packer;
+pub mod reader;
+pub mod restore;
+pub mod row;
+pub mod rows;
+pub mod shape;
+pub mod table;
+pub mod traces;
+pub mod verify;
+
+/// Folder of the nodes.
+pub const NODES: &str = "nodes";
+/// Folder of the spans.
+pub const SPANS: &str = "spans";
+
+/// No row becomes longer than this when it is put together: a longer record is kept as text, in pieces.
+const MAX_ROW_BYTES: usize = 1 << 30;
+
+/// A list as it stands in a file's metadata.
+fn json_list<T: serde::Serialize>(items: &[T]) -> String {
+    // Numbers and strings can always be written.
+    serde_json::to_string(items).unwrap_or_default()
+}

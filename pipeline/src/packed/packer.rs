@@ -1,0 +1,458 @@
+//! Stage 4, the sink: what several batches came to goes into the store in one flush, nodes first, then spans; only then
+//! are the batches acknowledged.
+
+use super::format::{Effort, NodesFile, SpansWriter, write_nodes};
+use super::node::Kind;
+use super::row::{Row, RowKind, Rows};
+use super::table::{NodeRef, NodeTable, Numbers, Pack, PackNumber};
+use super::{NODES, SPANS};
+use crate::error::{Error, Result};
+use crate::store::{self, ErrorKind, Key, PutMode, Store};
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// When to flush.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushSettings {
+    /// Bytes of batches, decompressed, after which a flush is due.
+    pub bytes: u64,
+    /// How long the first batch of a flush waits for others; `None`: until nothing else is in work.
+    pub interval: Option<Duration>,
+}
+
+impl Default for FlushSettings {
+    fn default() -> Self {
+        Self { bytes: 256 << 20, interval: None }
+    }
+}
+
+/// A batch, lifted.
+pub struct Lifted {
+    /// Its key.
+    pub source: String,
+    /// Its rows, the last of them of [`RowKind::Batch`].
+    pub rows: Rows<NodeRef>,
+    /// A batch that was too large to be held: the file that its first rows are in.
+    pub begun: Option<Begun>,
+    /// Bytes, decompressed.
+    pub bytes: u64,
+}
+
+/// A spans file of one large batch.
+pub struct Begun {
+    writer: SpansWriter,
+    packs: BTreeSet<u64>,
+}
+
+/// What a flush wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// The files of spans.
+    pub files: Vec<Key>,
+    /// Batches in it.
+    pub batches: u64,
+}
+
+/// Collects batches and flushes them.
+pub struct Packer {
+    store: Arc<dyn Store>,
+    table: Arc<NodeTable>,
+    settings: FlushSettings,
+    effort: Effort,
+    pending: Mutex<Pending>,
+    /// Held while a flush is written: flushes come one after the other.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Pending {
+    batches: Vec<(Lifted, oneshot::Sender<Outcome>)>,
+    bytes: u64,
+    /// Batches that were begun and not submitted.
+    in_work: usize,
+    /// Tells flushes apart, for the timer.
+    number: u64,
+    /// No batch waits for others any more.
+    in_hurry: bool,
+}
+
+/// What a batch is told; the error is every batch's of the flush.
+type Outcome = Result<Flushed, Arc<Error>>;
+
+/// A batch in work; counts as such until it is dropped.
+pub struct InWork(Arc<Packer>);
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        let is_due = {
+            let mut pending = self.0.pending();
+            pending.in_work -= 1;
+            let waits_for_others = self.0.settings.interval.is_none() || pending.in_hurry;
+            waits_for_others && pending.in_work == 0 && !pending.batches.is_empty()
+        };
+        // Whatever became of this batch, those that were submitted wait for nothing else.
+        if is_due && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let packer = self.0.clone();
+            // A task of its own: a batch that is given up must not take the others of its flush with it.
+            runtime.spawn(async move { packer.flush().await });
+        }
+    }
+}
+
+impl Packer {
+    /// A packer into `store` of what `table` knows.
+    pub fn new(store: Arc<dyn Store>, table: Arc<NodeTable>, settings: FlushSettings) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            table,
+            settings,
+            effort: Effort::INGEST,
+            pending: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        // What it holds is whole between any two statements that could panic.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a batch is in work.
+    pub fn begin(self: &Arc<Self>) -> InWork {
+        self.pending().in_work += 1;
+        InWork(self.clone())
+    }
+
+    /// Hands over a batch; returns once it is in the store for good.
+    ///
+    /// # Errors
+    /// If the flush that it was in failed: nothing of it counts.
+    pub async fn submit(self: &Arc<Self>, lifted: Lifted, in_work: InWork) -> Result<Flushed> {
+        let (sender, receiver) = oneshot::channel();
+        let (is_due, number, is_first) = {
+            let mut pending = self.pending();
+            pending.bytes += lifted.bytes;
+            pending.batches.push((lifted, sender));
+            (pending.bytes >= self.settings.bytes, pending.number, pending.batches.len() == 1)
+        };
+        drop(in_work);
+        if is_due {
+            let packer = self.clone();
+            tokio::spawn(async move { packer.flush().await });
+        } else if let (true, Some(interval)) = (is_first, self.settings.interval) {
+            let packer = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(interval).await;
+                if packer.pending().number == number {
+                    packer.flush().await;
+                }
+            });
+        }
+        match receiver.await {
+            Ok(Ok(flushed)) => Ok(flushed),
+            Ok(Err(e)) => Err(Error::Flush(e)),
+            Err(_) => Err(Error::Io { what: "flushing".into(), source: std::io::ErrorKind::Interrupted.into() }),
+        }
+    }
+
+    /// From now on no batch waits for others.
+    pub async fn hurry(&self) {
+        self.pending().in_hurry = true;
+        self.flush().await;
+    }
+
+    /// Writes what was submitted so far.
+    pub async fn flush(&self) {
+        let _writing = self.writing.lock().await;
+        let submitted = {
+            let mut pending = self.pending();
+            pending.bytes = 0;
+            pending.number += 1;
+            std::mem::take(&mut pending.batches)
+        };
+        if submitted.is_empty() {
+            return;
+        }
+        let sealed = Sealed::new(&self.table);
+        // What became of packs before this one, and so of this one's nodes, is known: flushes follow each other.
+        let (lost, submitted): (Vec<_>, Vec<_>) =
+            submitted.into_iter().partition(|(lifted, _)| self.table.has_lost(lifted.rows.nodes()));
+        for (_, sender) in lost {
+            // Whoever gave up does not want to know.
+            let _ = sender.send(Err(Arc::new(lost_nodes())));
+        }
+        let (batches, senders): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
+        let count = batches.len() as u64;
+        let outcome = self.write(sealed, batches).await.map_err(Arc::new);
+        let outcome = outcome.map(|(bytes, files)| Flushed { bytes, files, batches: count });
+        for sender in senders {
+            let _ = sender.send(outcome.clone());
+        }
+    }
+
+    /// Writes the nodes that have piled up, so that a large batch needs no more memory than a small one.
+    ///
+    /// # Errors
+    /// If the store does not take them.
+    pub async fn flush_nodes(&self, from: usize) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        if self.table.open_size() < from {
+            return Ok(());
+        }
+        let sealed = Sealed::new(&self.table);
+        self.store_nodes(&sealed, None).await?;
+        sealed.counts();
+        Ok(())
+    }
+
+    /// Appends the rows that a large batch has so far to a file of its own, which is in memory until the batch is whole.
+    ///
+    /// # Errors
+    /// If the store does not take the nodes that they name.
+    pub async fn begin_file(&self, rows: Rows<NodeRef>, begun: Option<Begun>) -> Result<Begun> {
+        self.flush_nodes(0).await?;
+        let numbers = self.table.numbers();
+        let traces = rows.rows.iter().filter(|row| row.trace_id.is_some()).count() as u64;
+        let effort = self.effort;
+        tokio::task::spawn_blocking(move || {
+            let mut begun = match begun {
+                Some(begun) => begun,
+                None => Begun { writer: SpansWriter::new(effort, traces).map_err(parquet)?, packs: BTreeSet::new() },
+            };
+            let rows = resolve(&rows, &numbers, &mut begun.packs)?;
+            begun.writer.write(&rows).map_err(parquet)?;
+            Ok(begun)
+        })
+        .await?
+    }
+
+    async fn write(&self, sealed: Sealed, batches: Vec<Lifted>) -> Result<(u64, Vec<Key>)> {
+        let (large, small): (Vec<_>, Vec<_>) = batches.into_iter().partition(|lifted| lifted.begun.is_some());
+        let spans = Spans { batches: Arc::new(small), effort: self.effort };
+        let (mut bytes, file) = self.store_nodes(&sealed, Some(spans)).await?;
+        let mut files: Vec<Bytes> = file.into_iter().collect();
+        for lifted in large {
+            files.push(finish_large(lifted, self.table.numbers()).await?);
+        }
+        let mut keys = Vec::new();
+        for file in files {
+            let key = spans_key(now());
+            bytes += file.len() as u64;
+            self.store.put(&key, file, PutMode::IfAbsent).await?;
+            keys.push(key);
+        }
+        sealed.counts();
+        Ok((bytes, keys))
+    }
+
+    /// Puts a pack, and compresses the spans at the same time.
+    async fn store_nodes(&self, sealed: &Sealed, spans: Option<Spans>) -> Result<(u64, Option<Bytes>)> {
+        let (place, pack) = (sealed.place, &sealed.pack);
+        let mut number = PackNumber(now());
+        'numbers: loop {
+            let mut numbers = self.table.numbers();
+            if !pack.nodes.is_empty() {
+                numbers.set(place, number);
+            }
+            let numbers = Arc::new(numbers);
+            let nodes = {
+                let (pack, numbers, effort) = (pack.clone(), numbers.clone(), self.effort);
+                tokio::task::spawn_blocking(move || encode_pack(&pack, place, &numbers, effort))
+            };
+            let file = spans.clone().map(|spans| tokio::task::spawn_blocking(move || spans.encode(&numbers)));
+            let mut bytes = 0;
+            for (number_of_file, nodes) in nodes.await?? {
+                bytes += nodes.len() as u64;
+                match self.store.put(&nodes_key(number_of_file), nodes, PutMode::IfAbsent).await {
+                    Ok(_) => {}
+                    Err(store::Error { kind: ErrorKind::Precondition, .. }) => {
+                        // Another worker began a pack in the same millisecond.
+                        number.0 = number_of_file.0 + 1;
+                        continue 'numbers;
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            if !pack.nodes.is_empty() {
+                self.table.stored(place, number);
+            }
+            let file = match file {
+                Some(file) => file.await??,
+                None => None,
+            };
+            return Ok((bytes, file));
+        }
+    }
+}
+
+/// A pack that takes no more nodes. It failed if it is dropped before it [counts](Self::counts): also when whoever
+/// writes it is given up.
+struct Sealed {
+    table: Arc<NodeTable>,
+    place: u32,
+    pack: Arc<Pack>,
+    counts: bool,
+}
+
+impl Sealed {
+    fn new(table: &Arc<NodeTable>) -> Self {
+        let (place, pack) = table.seal();
+        Self { table: table.clone(), place, counts: pack.nodes.is_empty(), pack: Arc::new(pack) }
+    }
+
+    /// It is stored, and so is what makes it count.
+    fn counts(mut self) {
+        self.counts = true;
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        if !self.counts {
+            self.table.failed(self.place);
+        }
+    }
+}
+
+fn lost_nodes() -> Error {
+    Error::Lost("texts that this batch shares with others could not be stored; another try stores them".into())
+}
+
+/// The small batches of a flush.
+#[derive(Clone)]
+struct Spans {
+    batches: Arc<Vec<Lifted>>,
+    effort: Effort,
+}
+
+impl Spans {
+    fn encode(&self, numbers: &Numbers) -> Result<Option<Bytes>> {
+        if self.batches.is_empty() {
+            return Ok(None);
+        }
+        let (mut rows, mut packs) = (Rows::default(), BTreeSet::new());
+        for lifted in self.batches.iter() {
+            rows.append(&resolve(&lifted.rows, numbers, &mut packs)?);
+        }
+        let mut traces: Vec<_> = rows.rows.iter().filter_map(|row| row.trace_id).collect();
+        traces.sort_unstable();
+        traces.dedup();
+        let mut writer = SpansWriter::new(self.effort, traces.len() as u64).map_err(parquet)?;
+        writer.write(&rows).map_err(parquet)?;
+        let sources: Vec<&str> = self.batches.iter().map(|lifted| lifted.source.as_str()).collect();
+        let packs: Vec<u64> = packs.into_iter().collect();
+        writer.finish(&sources, &packs, vec![]).map(Some).map_err(parquet)
+    }
+}
+
+async fn finish_large(lifted: Lifted, numbers: Numbers) -> Result<Bytes> {
+    tokio::task::spawn_blocking(move || {
+        let Lifted { source, rows, begun, .. } = lifted;
+        let Some(Begun { mut writer, mut packs }) = begun else {
+            return Err(Error::Config("a large batch without its file".into()));
+        };
+        writer.write(&resolve(&rows, &numbers, &mut packs)?).map_err(parquet)?;
+        let packs: Vec<u64> = packs.into_iter().collect();
+        writer.finish(&[&source], &packs, vec![]).map_err(parquet)
+    })
+    .await?
+}
+
+/// Replaces every node by its stored number.
+fn resolve(rows: &Rows<NodeRef>, numbers: &Numbers, packs: &mut BTreeSet<u64>) -> Result<Rows<u64>> {
+    let mut number = |node: NodeRef| {
+        let number = numbers.of(node).ok_or_else(lost_nodes)?;
+        packs.insert(PackNumber::of_node(number).0);
+        Ok::<_, Error>(number)
+    };
+    let mut resolved = Vec::with_capacity(rows.rows.len());
+    for row in &rows.rows {
+        let shape = row.shape.map(&mut number).transpose()?;
+        resolved.push(Row { shape, ..row.without_ids() });
+    }
+    Ok(Rows {
+        rows: resolved,
+        refs: rows.refs.iter().map(|&node| number(node)).collect::<Result<_>>()?,
+        values: rows.values.clone(),
+        streams: rows.streams.clone(),
+        texts: rows.texts.clone(),
+        content: rows.content,
+    })
+}
+
+/// The files of a pack by their numbers, one unless it is enormous.
+fn encode_pack(pack: &Pack, place: u32, numbers: &Numbers, effort: Effort) -> Result<Vec<(PackNumber, Bytes)>> {
+    let id_of = |row: usize| numbers.of(NodeRef { pack: place, row: row as u32 });
+    let mut refs = Vec::with_capacity(pack.refs.len());
+    let mut nodes = Vec::with_capacity(pack.nodes.len());
+    for (row, node) in pack.iter().enumerate() {
+        // One that leads to what was not stored is in no file.
+        let Some(id) = id_of(row) else { continue };
+        for &child in node.refs {
+            refs.push(numbers.of(child).ok_or_else(lost_nodes)? as i64);
+        }
+        nodes.push((id, node.kind, node.text, refs.len()));
+    }
+    let mut files = Vec::new();
+    let (mut rest, mut start) = (&nodes[..], 0);
+    while let Some(&(first, ..)) = rest.first() {
+        let own = PackNumber::of_node(first);
+        let (now, later) = rest.split_at(rest.partition_point(|&(id, ..)| PackNumber::of_node(id) == own));
+        let end = now.last().map_or(start, |last| last.3);
+        let packs: BTreeSet<u64> = refs[start..end].iter().map(|&id| PackNumber::of_node(id as u64).0).collect();
+        let packs: Vec<u64> = packs.into_iter().filter(|&pack| pack != own.0).collect();
+        let nodes = now.iter().map(|&(id, kind, text, end)| {
+            let node: (u64, Kind, &[u8], &[i64]) = (id, kind, text, &refs[start..end]);
+            start = end;
+            node
+        });
+        let file = write_nodes(NodesFile { nodes, packs: &packs, metadata: vec![] }, effort).map_err(parquet)?;
+        files.push((own, file));
+        rest = later;
+    }
+    Ok(files)
+}
+
+pub(super) fn parquet(e: ParquetError) -> Error {
+    Error::Io { what: "writing Parquet".into(), source: std::io::Error::other(e) }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64)
+}
+
+/// The day of a millisecond since 1970, as a partition has it.
+pub(super) fn day(milliseconds: u64) -> String {
+    // The last that has four digits for its year: a damaged file may name any number.
+    const LAST: u64 = 253_402_300_799_999;
+    let time = UNIX_EPOCH + Duration::from_millis(milliseconds.min(LAST));
+    let date = humantime::format_rfc3339_seconds(time).to_string();
+    date[..10].to_owned()
+}
+
+/// `nodes/dt={day}/{number}.parquet`: where a pack is found by its number, until it is compacted.
+pub fn nodes_key(number: PackNumber) -> Key {
+    Key::listed(format!("{NODES}/dt={}/{:012x}.parquet", day(number.0), number.0))
+}
+
+/// `spans/dt={day}/{time}-{random}.parquet`.
+pub fn spans_key(milliseconds: u64) -> Key {
+    // Seeded anew in every process and with every call: enough to tell two files of one millisecond apart.
+    let random = RandomState::new().build_hasher().finish() as u32;
+    Key::listed(format!("{SPANS}/dt={}/{milliseconds:012x}-{random:08x}.parquet", day(milliseconds)))
+}
+
+/// A batch's last row.
+pub fn batch_row(rows: &mut Rows<NodeRef>, json: &str) {
+    let mut row = Row::new(RowKind::Batch);
+    row.batch = Some(rows.texts.id(json.as_bytes()));
+    rows.push(row);
+}

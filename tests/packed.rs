@@ -1,0 +1,213 @@
+//! The packed layout as a user meets it: the same traces as on loose, in a handful of files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::otlp::{document, protobuf, span, trace};
+use common::{Place, Ran, gz, run, samples, signal, start, wait_until, zst};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn pack(place: &Place, input: &Path) -> Ran {
+    run(place.command("ingest").args(["--layout", "packed"]).arg(input))
+}
+
+fn traces_of(ran: &Ran) -> BTreeSet<String> {
+    let of_line = |line: serde_json::Value| line["traces"].as_array().unwrap().clone();
+    ran.lines().into_iter().flat_map(of_line).map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_trace_of_the_samples_reads_as_it_does_from_a_loose_store() {
+    let (packed, loose) = (Place::new(), Place::new());
+    let ran = pack(&packed, &samples()).exits(0);
+    let indexes = run(loose.command("ingest").arg(samples())).exits(0).lines();
+    let expected: BTreeSet<String> = indexes.iter().map(|line| line["trace_id"].as_str().unwrap().to_owned()).collect();
+    // Packed keeps every trace, those without content too.
+    let traces = traces_of(&ran);
+    assert!(traces.is_superset(&expected), "{traces:?}");
+    for id in &expected {
+        for option in ["--json", "--list", "--quiet"] {
+            let of =
+                |place: &Place| String::from_utf8(place.run("reconstruct", &[option, id]).exits(0).stdout).unwrap();
+            assert_eq!(of(&packed), of(&loose), "{option} {id}");
+        }
+    }
+}
+
+#[test]
+fn a_run_costs_three_requests_that_write_however_many_chunks_and_traces_there_are() {
+    let place = Place::new();
+    pack(&place, &samples()).exits(0).says(&["requests 0 HEAD, 3 PUT"]);
+    let store = place.store();
+    // Beside the marker.
+    assert_eq!((store.keys("nodes").len(), store.keys("spans").len(), store.0.len()), (1, 1, 3));
+}
+
+#[test]
+fn a_store_keeps_its_layout_and_says_so() {
+    let place = Place::new();
+    let batch = place.write("batch.json", document(&[span(1, 1).input("hello")]));
+    pack(&place, &batch).exits(0);
+    // Without --layout it is what it is.
+    run(place.command("ingest").arg(&batch)).exits(0);
+    let refused = run(place.command("ingest").args(["--layout", "loose"]).arg(&batch));
+    assert_ne!(refused.code, 0);
+    refused.says(&["this store is packed", "--layout (GRAVITY_LAYOUT) says loose"]);
+    assert!(place.store().keys("blobs").is_empty());
+
+    let loose = Place::new();
+    let batch = loose.write("batch.json", document(&[span(1, 1).input("hello")]));
+    run(loose.command("ingest").arg(&batch)).exits(0);
+    let refused = pack(&loose, &batch);
+    assert_ne!(refused.code, 0);
+    refused.says(&["this store is loose"]);
+}
+
+#[test]
+fn a_batch_that_is_stored_twice_reads_as_one() {
+    let place = Place::new();
+    let batch =
+        place.write("batch.json.gz", gz(document(&[span(7, 1).input("once"), span(7, 2).input("twice")]).as_bytes()));
+    pack(&place, &batch).exits(0);
+    let once = place.run("reconstruct", &["--list", &trace(7)]).exits(0).stdout;
+    pack(&place, &batch).exits(0);
+    assert_eq!(place.store().keys("spans").len(), 2);
+    assert_eq!(place.run("reconstruct", &["--list", &trace(7)]).exits(0).stdout, once);
+    assert_eq!(place.content(&trace(7)), b"once\ntwice");
+}
+
+#[test]
+fn a_trace_in_several_flushes_reads_as_one() {
+    let place = Place::new();
+    for (n, text) in [(1, "first"), (2, "second"), (3, "third")] {
+        let batch = place.write(&format!("{n}.json"), document(&[span(5, n).input(text)]));
+        pack(&place, &batch).exits(0);
+    }
+    assert_eq!(place.content(&trace(5)), b"first\nsecond\nthird");
+}
+
+#[test]
+fn protobuf_and_json_share_their_texts_and_read_the_same() {
+    let place = Place::new();
+    let text = "a text that is long enough to be lifted, since what is short stays where it is ".repeat(20);
+    let json = place.write("batch.json", document(&[span(1, 1).input(&text)]));
+    pack(&place, &json).exits(0);
+    let binary = place.write("batch.binpb.zst", zst(&protobuf(2, 2, &text)));
+    pack(&place, &binary).exits(0);
+    assert_eq!(place.content(&trace(1)), text.as_bytes());
+    assert_eq!(place.content(&trace(2)), text.as_bytes());
+}
+
+#[test]
+fn otlp_gives_the_spans_as_they_came_with_their_resource() {
+    let place = Place::new();
+    let spans = [span(9, 1).input("in").with("kind", 3), span(9, 2).attribute("other", "kept too"), span(8, 3)];
+    let batch = place.write("batch.json", document(&spans));
+    pack(&place, &batch).exits(0);
+    let otlp = place.run("reconstruct", &["--otlp", &trace(9)]).exits(0).json();
+    let found: Vec<serde_json::Value> = otlp["resourceSpans"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|resource| resource["scopeSpans"][0]["spans"][0].clone())
+        .collect();
+    let expected: Vec<serde_json::Value> =
+        spans[..2].iter().map(|span| serde_json::from_str(&span.json()).unwrap()).collect();
+    assert_eq!(found, expected);
+    assert_eq!(otlp["resourceSpans"][0]["scopeSpans"][0]["scope"]["name"], "litellm");
+    // What it gives can be ingested again.
+    let again = Place::new();
+    let batch = again.write("again.json", otlp.to_string());
+    run(again.command("ingest").arg(batch)).exits(0);
+    assert_eq!(again.content(&trace(9)), b"in");
+}
+
+#[test]
+fn what_is_not_otlp_is_kept_with_a_warning_and_what_cannot_be_decompressed_is_refused() {
+    let place = Place::new();
+    for (name, bytes) in
+        [("empty", &b""[..]), ("random", b"\x00\xff{nothing of OTLP\n"), ("cut.json", b"{\"resourceSpans\":[{")]
+    {
+        let file = place.write(name, bytes);
+        pack(&place, &file).exits(0).says(&["not all of it is OTLP"]);
+    }
+    let cut = gz(document(&[span(1, 1).input("hello")]).as_bytes());
+    let file = place.write("cut.json.gz", &cut[..cut.len() - 9]);
+    let refused = pack(&place, &file);
+    assert_eq!(refused.code, 1);
+    refused.says(&["cut.json.gz", "the gzip stream is cut off"]);
+}
+
+#[test]
+fn a_trace_that_is_not_there_is_told_as_on_loose() {
+    let place = Place::new();
+    pack(&place, &samples()).exits(0);
+    place.run("reconstruct", &[trace(404)]).exits(1).says(&["trace 00000000000000000000000000000194 is not in"]);
+}
+
+#[test]
+fn a_worker_flushes_several_batches_at_once_and_finds_nothing_to_do_the_second_time() {
+    let place = Place::new();
+    for n in 1..=20 {
+        place.write(
+            &format!("data/raw-spans/dt=2025-10-31/hour=11/batch-{n}.json"),
+            document(&[span(n, n).input("text")]),
+        );
+    }
+    let worker = |place: &Place| run(place.command("worker").args(["--once", "--layout", "packed"]));
+    worker(&place).exits(0).says(&["committed=20"]);
+    assert_eq!(place.store().keys("spans").len(), 1, "one flush");
+    worker(&place).exits(0).says(&["committed=0"]);
+    for n in 1..=20 {
+        assert_eq!(place.content(&trace(n)), b"text");
+    }
+}
+
+#[test]
+fn a_worker_that_is_asked_to_stop_flushes_what_waits() {
+    let place = Place::new();
+    place.write("data/raw-spans/dt=2025-10-31/hour=11/batch-1.json", document(&[span(1, 1).input("in time")]));
+    let mut command = place.command("worker");
+    let child = start(command.args(["--layout", "packed", "--flush-interval", "1h", "--poll-interval", "50ms"]));
+    // It has lifted the batch, and waits for others.
+    wait_until("the worker starts", || place.data().join("gravity.json").exists());
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    signal(&child, "TERM");
+    common::finish(child).exits(0).says(&["committed=1"]);
+    assert_eq!(place.content(&trace(1)), b"in time");
+}
+
+#[test]
+fn a_raw_file_is_deleted_only_when_asked_and_only_from_a_packed_store() {
+    let place = Place::new();
+    let raw = "data/raw-spans/dt=2025-10-31/hour=11/batch-1.json";
+    let path = place.write(raw, document(&[span(1, 1).input("kept")]));
+    let worker = |args: &[&str]| run(place.command("worker").arg("--once").args(args));
+    worker(&["--layout", "packed"]).exits(0);
+    assert!(path.exists(), "not asked");
+    let second =
+        place.write("data/raw-spans/dt=2025-10-31/hour=11/batch-2.json", document(&[span(2, 2).input("moved")]));
+    let broken = place.write("data/raw-spans/dt=2025-10-31/hour=11/batch-3.json.gz", &gz(b"{}")[..9]);
+    worker(&["--delete-raw", "verified"]).exits(3);
+    assert!(!second.exists() && broken.exists());
+    assert_eq!(place.content(&trace(2)), b"moved");
+
+    let loose = Place::new();
+    let path = loose.write(raw, document(&[span(1, 1).input("kept")]));
+    run(loose.command("worker").args(["--once", "--delete-raw", "verified"])).exits(2).says(&["needs a packed store"]);
+    assert!(path.exists());
+}
+
+#[test]
+fn a_damaged_file_of_nodes_is_an_error_with_its_name_and_not_output() {
+    let place = Place::new();
+    let batch = place.write("batch.json", document(&[span(1, 1).input(&"damaged ".repeat(100))]));
+    pack(&place, &batch).exits(0);
+    let nodes = place.store().keys("nodes")[0].to_owned();
+    let path = place.data().join(&nodes);
+    fs::remove_file(&path).unwrap();
+    place.run("reconstruct", &[trace(1)]).exits(1).says(&[&nodes]);
+}
