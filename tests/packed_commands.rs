@@ -387,3 +387,25 @@ fn inspect_shows_people_the_same_numbers() {
         assert!(ran.text().contains(expected), "{expected:?} is not in:\n{}", ran.text());
     }
 }
+
+#[test]
+fn a_compacted_store_verifies_with_and_without_what_it_replaced_and_gives_every_batch_back() {
+    let place = filled();
+    place.ingest_file(FIRST, gz(first().as_bytes()));
+    let before = inspect(&place, &[]);
+    place.run("compact", &[""; 0]).exits(0);
+    let leftovers = found(&place, &[], 0);
+    assert!(!leftovers.is_empty());
+    assert!(leftovers.iter().all(|[level, kind, _]| (&**level, &**kind) == ("info", "replaced")), "{leftovers:?}");
+    let after = inspect(&place, &[]);
+    for sum in ["batches", "raw_bytes", "document_bytes", "spans", "largest"] {
+        assert_eq!(after[sum], before[sum], "{sum}");
+    }
+    place.run("gc", &["--older-than", "0s"]).exits(0);
+    assert_eq!(found(&place, &[], 0), [[""; 3]; 0]);
+    assert_eq!(place.run("restore", &[FIRST]).exits(0).stdout, first().as_bytes());
+    assert_eq!(place.run("restore", &[SECOND]).exits(0).stdout, second().as_bytes());
+    let nodes = place.store().keys("nodes")[0].to_owned();
+    fs::remove_file(place.data().join(nodes)).unwrap();
+    assert!(found(&place, &[], 1).iter().any(|[_, kind, _]| kind == "missing-nodes"));
+}

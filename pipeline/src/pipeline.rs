@@ -11,7 +11,7 @@ use crate::observe::{Observer, StageClock};
 use crate::otlp::{FrameLimits, ParseSettings, parse};
 use crate::packed::archive::{Archive, ArchiveSettings};
 use crate::packed::done::DoneBatches;
-use crate::packed::packer::FlushSettings;
+use crate::packed::packer::{FlushSettings, InWork};
 use crate::split::{Separator, split};
 use crate::stages::ahead;
 use crate::store::Store;
@@ -153,6 +153,14 @@ impl Pipeline {
         }
     }
 
+    /// Says that more batches come, as long as the result is kept: those that wait for others wait for them too.
+    pub fn announce(&self) -> Option<InWork> {
+        match &self.sink {
+            Sink::Loose { .. } => None,
+            Sink::Packed { archive, .. } => Some(archive.begin()),
+        }
+    }
+
     /// No more batches come: those that wait for others wait no longer.
     pub async fn hurry(&self) {
         if let Sink::Packed { archive, .. } = &self.sink {
@@ -178,9 +186,9 @@ impl Pipeline {
         let (blobs, indexer) = match &self.sink {
             Sink::Loose { blobs, indexer } => (blobs, indexer),
             Sink::Packed { archive, done } => {
-                let (archive, done) = (archive.clone(), done.clone());
+                let (archive, done, in_work) = (archive.clone(), done.clone(), archive.begin());
                 let stored = async move {
-                    let archived = archive.store(batch).await?;
+                    let archived = archive.store_begun(batch, in_work).await?;
                     done.note(&archived.source);
                     Ok(Committed::Batch(archived.report()))
                 };

@@ -1,6 +1,5 @@
 //! `gravity ingest`: raw files through the pipeline, indexes to stdout, a summary to stderr.
 
-use super::worker::IN_FLUSH;
 use crate::cli::IngestArgs;
 use crate::config::OpenStore;
 use crate::exit::{Done, Failure};
@@ -14,6 +13,7 @@ use gravity_pipeline::ids::TraceId;
 use gravity_pipeline::index::{BatchKey, BatchReport, Committed};
 use gravity_pipeline::json_text::to_json;
 use gravity_pipeline::loose::{BatchSums, Layout, TraceIndex};
+use gravity_pipeline::packed::packer::FLUSH_BATCHES;
 use gravity_pipeline::pipeline::{Batch, Pipeline};
 use gravity_pipeline::stages::ahead;
 use gravity_pipeline::store::{Requests, Store};
@@ -45,10 +45,16 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let layout = pipeline.layout();
     let in_work = match layout {
         Layout::Loose => args.pipeline.max_concurrent,
-        Layout::Packed => args.pipeline.max_concurrent.max(IN_FLUSH),
+        Layout::Packed => args.pipeline.max_concurrent.max(FLUSH_BATCHES),
     };
     let one = One { pipeline, store, progress: progress.clone(), again: args.again };
+    // One flush for all of them, where they fit: none that is done early goes alone.
+    let more = one.pipeline.announce();
+    let last = stream::once(async move { drop(more) }).filter_map(|()| future::ready(None));
     let mut events = inputs
+        .map(Some)
+        .chain(last)
+        .filter_map(future::ready)
         .take_until(stop.cancelled_owned())
         .map(|input| one.clone().events(input))
         .flatten_unordered(in_work)
@@ -126,6 +132,7 @@ impl One {
         };
         let name = input.key.clone().unwrap_or_else(|| "standard input".into());
         let what = name.clone();
+        let announced = self.pipeline.announce();
         let run = async move {
             if !self.again && self.is_in_ledger(&input).await? {
                 self.progress.add(input.size.unwrap_or(0));
@@ -135,6 +142,7 @@ impl One {
             let raw = input.open().await?.inspect_ok(move |piece| progress.add(piece.len() as u64)).boxed();
             let key = input.key.map_or(BatchKey::FromContent, BatchKey::Named);
             let committed = self.pipeline.run(Batch { key, raw });
+            drop(announced);
             Ok(committed.map_ok(|committed| Event::Committed(Box::new(committed))).boxed())
         };
         let events = ahead(run.into_stream().try_flatten(), 4);

@@ -9,15 +9,13 @@ use crate::metrics::{Metrics, watch_quarantine};
 use crate::shutdown;
 use futures::StreamExt;
 use gravity_pipeline::loose::Layout;
+use gravity_pipeline::packed::packer::FLUSH_BATCHES;
 use gravity_pipeline::pipeline::{Pipeline, Settings};
 use gravity_pipeline::queue::{IntakeSettings, QueueIntake, Sqs};
 use gravity_pipeline::store::Requests;
 use gravity_pipeline::worker::{Events, Outcome, Worker, WorkerSettings};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Packed: batches of a flush at most, where `FLUSH_BYTES` allows more.
-pub(super) const IN_FLUSH: usize = 256;
 
 /// Works.
 pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
@@ -46,7 +44,7 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let max_concurrent = match pipeline.layout() {
         Layout::Loose => args.pipeline.max_concurrent,
         // Those that wait for their flush are in work as well; the pipeline itself lifts no more than it may.
-        Layout::Packed => args.pipeline.max_concurrent.max(IN_FLUSH),
+        Layout::Packed => args.pipeline.max_concurrent.max(FLUSH_BATCHES),
     };
     let events = match queue {
         Some((queue, intake)) => {

@@ -2,7 +2,7 @@
 
 use super::format::BATCHES_KEY;
 use super::gaps::{Problem, gaps};
-use super::packer::{Begun, FlushSettings, Flushed, Lifted, Packer, batch_row};
+use super::packer::{Begun, FlushSettings, Flushed, InWork, Lifted, Packer, batch_row};
 use super::reader::Reader;
 use super::restore::restore;
 use super::row::{RowKind, Rows};
@@ -157,12 +157,24 @@ impl Archive {
         Self { settings, store, table, packer, lifting }
     }
 
+    /// Says that a batch is in work, or about to be: those that are done wait for it.
+    pub fn begin(&self) -> InWork {
+        self.packer.begin()
+    }
+
     /// Stores a batch; returns once its flush is committed.
     ///
     /// # Errors
     /// If it cannot be read or decompressed, or the store fails. What is merely not OTLP is stored all the same.
     pub async fn store(&self, batch: Batch) -> Result<Archived> {
-        let in_work = self.packer.begin();
+        self.store_begun(batch, self.begin()).await
+    }
+
+    /// The same for a batch of which it was said before that it is in work.
+    ///
+    /// # Errors
+    /// As [`Archive::store`].
+    pub async fn store_begun(&self, batch: Batch, in_work: InWork) -> Result<Archived> {
         let lifted = {
             // Never closed.
             let _permit = self.lifting.acquire().await;

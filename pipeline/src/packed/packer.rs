@@ -60,6 +60,9 @@ pub struct Flushed {
     pub batches: u64,
 }
 
+/// Batches of a flush at most: whoever runs so many at a time may have no room for another that would fill it.
+pub const FLUSH_BATCHES: usize = 256;
+
 /// Collects batches and flushes them.
 pub struct Packer {
     store: Arc<dyn Store>,
@@ -140,7 +143,8 @@ impl Packer {
             let mut pending = self.pending();
             pending.bytes += lifted.bytes;
             pending.batches.push((lifted, sender));
-            (pending.bytes >= self.settings.bytes, pending.number, pending.batches.len() == 1)
+            let is_full = pending.bytes >= self.settings.bytes || pending.batches.len() >= FLUSH_BATCHES;
+            (is_full, pending.number, pending.batches.len() == 1)
         };
         drop(in_work);
         if is_due {
