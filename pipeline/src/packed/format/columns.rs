@@ -1,7 +1,7 @@
 //! Whole columns in and out of Parquet.
 
 use super::{Broken, broken};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::get_typed_column_reader;
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
@@ -11,7 +11,7 @@ use parquet::file::properties::ReaderProperties;
 use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
 use parquet::file::serialized_reader::SerializedRowGroupReader;
 use parquet::file::writer::SerializedRowGroupWriter;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
 /// Writes the group's next column, which no value may lack.
@@ -175,10 +175,10 @@ impl Length for Window {
 }
 
 impl ChunkReader for Window {
-    type T = bytes::buf::Reader<Bytes>;
+    type T = Strict;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(self.from(start)?.reader())
+        Ok(Strict(self.from(start)?))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
@@ -187,6 +187,21 @@ impl ChunkReader for Window {
             true => Ok(rest.slice(..length)),
             false => Err(ParquetError::EOF(format!("{length} bytes at {start} were not read"))),
         }
+    }
+}
+
+/// Reads bytes, and fails at their end: the Parquet library skips a list of two thousand million items, one by one, where
+/// the end of what it reads is not an error.
+pub struct Strict(Bytes);
+
+impl Read for Strict {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() && !out.is_empty() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let taken = self.0.split_to(out.len().min(self.0.len()));
+        out[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
     }
 }
 
@@ -216,6 +231,13 @@ impl Group {
 /// A file's metadata, from a window that holds its end. Row groups have at least `columns` columns, which lie in the file.
 pub fn metadata_of(file: &Window, columns: usize) -> Result<ParquetMetaData, Broken> {
     contained("its metadata", || {
+        // Behind it, its length and "PAR1".
+        let (rest, end) = file.bytes.split_last_chunk::<8>().ok_or("it is cut off")?;
+        let length = u32::from_le_bytes([end[0], end[1], end[2], end[3]]) as usize;
+        let start = rest.len().checked_sub(length).ok_or("its metadata is cut off")?;
+        if !super::thrift::is_sound(&rest[start..]) {
+            return Err("its metadata is damaged".into());
+        }
         let metadata = ParquetMetaDataReader::new().parse_and_finish(file).map_err(broken)?;
         for (number, group) in metadata.row_groups().iter().enumerate() {
             check(group, columns, file.size).map_err(|reason| format!("row group {number}: {reason}"))?;

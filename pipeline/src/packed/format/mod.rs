@@ -4,6 +4,7 @@ mod columns;
 mod nodes;
 pub mod rest;
 mod spans;
+mod thrift;
 
 pub use columns::{Group, Window, bloom_of, metadata_of};
 pub use nodes::{NodeGroup, NodesFile, NodesWriter, StoredNode, read_nodes, write_nodes};
