@@ -46,7 +46,7 @@ message spans {
 }";
 
 /// Columns of which the first bytes of all values stand before the second ones.
-const SPLIT: [&str; 6] = ["trace_id", "parent", "input_tokens", "output_tokens", "shape", "refs.list.element"];
+const SPLIT: [&str; 5] = ["parent", "input_tokens", "output_tokens", "shape", "refs.list.element"];
 
 /// Writes a file of spans, row group by row group.
 pub struct SpansWriter {
