@@ -455,3 +455,29 @@ fn a_huge_member_that_is_ignored_comes_in_pieces() {
     assert!(stretches.iter().all(|stretch| bytes_of(stretch).len() <= 2 << 20));
     assert!(stretches.len() >= 4);
 }
+
+#[test]
+fn a_value_before_its_key_is_still_that_keys() {
+    // As the collector writes it: KeyValue { 2: value, 1: key }.
+    let attribute = |key: &str, value: &[u8]| {
+        let body = [&[0x12, value.len() as u8][..], value, &[0x0a, key.len() as u8], key.as_bytes()].concat();
+        [&[0x4a, body.len() as u8][..], &body].concat()
+    };
+    let text = |text: &str| [&[0x0a, text.len() as u8][..], text.as_bytes()].concat();
+    let record = [
+        attribute("gen_ai.operation.name", &text("chat")),
+        attribute("gen_ai.request.model", &text("gpt-4o")),
+        attribute("gen_ai.usage.input_tokens", &[0x18, 12]),
+        attribute("input.value", &text("short")),
+    ]
+    .concat();
+    let (_, rows) = shredded(Encoding::Protobuf, b"", &record);
+    let first = row(&rows);
+    assert_eq!(first.model.map(|id| rows.texts.get(id)), Some(&b"gpt-4o"[..]));
+    assert_eq!(first.input_tokens, Some(12));
+    assert_eq!(rows.refs_of(0).len(), 1, "content, however short");
+
+    let record = br#"{"attributes":[{"key":"gen_ai.request.model","value":{"intValue":"1"}},{"value":{"stringValue":"chat"},"key":"other"}]}"#;
+    let (_, rows) = shredded(Encoding::JsonSpan, b"", record);
+    assert_eq!(row(&rows).model, None);
+}

@@ -78,10 +78,15 @@ impl<'r> Shredder<'r> {
         gap: Range<usize>,
         to: &mut Builder<'_, '_, N>,
     ) -> usize {
+        let label = self.label;
         let Some((start, end)) = self.gap(&record[gap.clone()]) else { return plain };
         let (start, end) = (gap.start + start, gap.start + end);
         to.text(&record[plain..start]);
-        if self.number(&record[start..end], to) { end } else { start }
+        // The number stands before the brackets that may have ended its attribute.
+        let after = std::mem::replace(&mut self.label, label);
+        let is_taken = self.number(&record[start..end], to);
+        self.label = after;
+        if is_taken { end } else { start }
     }
 
     /// Follows the brackets between two strings; gives where a number stands that is the value of a member.
@@ -90,7 +95,13 @@ impl<'r> Shredder<'r> {
         for (at, &byte) in gap.iter().enumerate() {
             match byte {
                 b'{' => self.depth += 1,
-                b'}' => self.depth = self.depth.saturating_sub(1),
+                b'}' => {
+                    if self.depth == 2 {
+                        // A value that stands before its key is not the last attribute's.
+                        self.label = b"";
+                    }
+                    self.depth = self.depth.saturating_sub(1);
+                }
                 b'-' | b'0'..=b'9' if at == 1 && !self.field.is_empty() => {
                     let length =
                         gap[1..].iter().position(|b| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'));

@@ -135,6 +135,12 @@ impl<'r> Shredder<'r> {
         depth: usize,
         to: &mut Builder<'_, '_, N>,
     ) -> Option<()> {
+        if message == Message::KeyValue {
+            // Looked for beforehand: newer collectors write the value before its key.
+            let is_key = |field: &Field<'_>| field.number == 1 && field.wire == Wire::Len;
+            self.label = fields(bytes).flatten().find(is_key).map_or(b"", |field| field.value);
+            self.is_label_top = depth == 1;
+        }
         for field in fields(bytes) {
             let field = field?;
             to.text(field.tag);
@@ -163,13 +169,11 @@ impl<'r> Shredder<'r> {
                 to.row.status = varint(field.value).and_then(|(code, _)| i32::try_from(code).ok());
                 to.text(field.value);
             }
+            (Message::AnyValue, _, _) => self.any(field, to),
             (Message::KeyValue, 1, Wire::Len) => {
-                self.label = field.value;
-                self.is_label_top = depth == 1;
                 to.text(field.length);
                 to.text(field.value);
             }
-            (Message::AnyValue, _, _) => self.any(field, to),
             (_, _, Wire::Len) if field.value.len() >= LEAST => to.reference(None, field.value),
             _ => {
                 to.text(field.length);
