@@ -151,13 +151,13 @@ impl<'r> Shredder<'r> {
                     self.message(inner, field.value, depth + 1, to)?;
                     to.op(Op::Close);
                 }
-                _ => self.value(message, &field, depth, to),
+                _ => self.value(message, &field, to),
             }
         }
         Some(())
     }
 
-    fn value<N: Nodes>(&mut self, message: Message, field: &Field<'r>, depth: usize, to: &mut Builder<'_, '_, N>) {
+    fn value<N: Nodes>(&mut self, message: Message, field: &Field<'r>, to: &mut Builder<'_, '_, N>) {
         match (message, field.number, field.wire) {
             (Message::Span, 1, Wire::Len) | (Message::Log, 9, Wire::Len) => self.id(Column::TraceId, field, to),
             (Message::Span, 2, Wire::Len) | (Message::Log, 10, Wire::Len) => self.id(Column::SpanId, field, to),
