@@ -26,6 +26,8 @@ soak: ## Workers killed SOAK_KILLS (1000) times on each kind of store, SIM_SCHED
 	SIM_SCHEDULES=$(or $(SIM_SCHEDULES),5000) cargo test --release -p gravity-pipeline --test simulation -- --nocapture
 	SOAK_KILLS=$(or $(SOAK_KILLS),1000) dev/seaweedfs.py run --bucket gravity-test -- \
 		cargo test --release --test soak -- --nocapture --test-threads=1
+	SOAK_WORKER_ARGS='--layout packed --flush-interval 200ms' SOAK_KILLS=$(or $(SOAK_KILLS),1000) \
+		dev/seaweedfs.py run --bucket gravity-test -- cargo test --release --test soak -- --nocapture --test-threads=1
 
 e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
 	@dev/tools.sh seaweedfs ministack litellm otelcol prometheus
