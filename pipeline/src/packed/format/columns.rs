@@ -2,8 +2,10 @@
 
 use super::{Broken, broken};
 use bytes::Bytes;
+use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
-use parquet::column::reader::get_typed_column_reader;
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{get_column_reader, get_typed_column_reader};
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
@@ -128,12 +130,42 @@ fn read<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Column<T>,
     if kind != T::get_physical_type() {
         return Err(format!("column {at} is of type {kind}"));
     }
-    let reader = group.get_column_reader(at).map_err(broken)?;
-    let mut reader = get_typed_column_reader::<T>(reader);
+    let pages = Known(group.get_column_page_reader(at).map_err(broken)?);
+    let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
     let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
     let rows = group.metadata().num_rows() as usize;
     reader.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
     Ok((values, definition, repetition))
+}
+
+/// Pages in the encodings that we write. For others, a few bytes of a damaged file make the Parquet library ask for
+/// terabytes of memory, which ends the process.
+struct Known(Box<dyn PageReader>);
+
+impl PageReader for Known {
+    fn get_next_page(&mut self) -> ParquetResult<Option<Page>> {
+        let page = self.0.get_next_page()?;
+        match page.as_ref().map(Page::encoding) {
+            None | Some(Encoding::PLAIN | Encoding::BYTE_STREAM_SPLIT | Encoding::DELTA_BINARY_PACKED) => Ok(page),
+            Some(encoding) => Err(ParquetError::General(format!("a page in the encoding {encoding}"))),
+        }
+    }
+
+    fn peek_next_page(&mut self) -> ParquetResult<Option<PageMetadata>> {
+        self.0.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> ParquetResult<()> {
+        self.0.skip_next_page()
+    }
+}
+
+impl Iterator for Known {
+    type Item = ParquetResult<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
 }
 
 pub(super) fn bytes(value: &[u8]) -> ByteArray {

@@ -78,7 +78,7 @@ impl NodesWriter {
             .set_column_encoding("kind".into(), Encoding::BYTE_STREAM_SPLIT)
             // Lengths among the texts cost less than apart from them: what repeats begins with its length.
             .set_column_encoding("text".into(), Encoding::PLAIN)
-            .set_column_encoding("bytes".into(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+            .set_column_encoding("bytes".into(), Encoding::PLAIN)
             .set_column_encoding(column("refs.list.element"), Encoding::BYTE_STREAM_SPLIT)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);

@@ -39,6 +39,10 @@ fn skip(kind: u8, bytes: &mut &[u8], depth: usize) -> Option<()> {
         9 | 10 => {
             let head = *bytes.split_off_first()?;
             let count = if head >> 4 == 15 { varint(bytes)? } else { u64::from(head >> 4) };
+            // The library passes over truth values without a look at the bytes; a file's metadata has no list of them.
+            if matches!(head & 15, 1 | 2) {
+                return None;
+            }
             // Every item takes a byte at least, or that end would come first.
             (0..count).try_for_each(|_| skip(head & 15, bytes, depth.checked_sub(1)?))
         }
