@@ -81,6 +81,21 @@ fn the_next_writer_removes_the_temporary_files_of_one_that_was_killed() {
 }
 
 #[test]
+fn a_writer_that_finds_nothing_to_write_removes_them_too() {
+    let place = Place::new();
+    write_batches(&place, &mut Dice::new(10));
+    place.run("worker", &["--once"]).exits(0);
+    let left = place.data().join(".gravity/tmp/wLeft");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("half"), "half").unwrap();
+    std::thread::sleep(Duration::from_millis(2100));
+    place.run("verify", &[""; 0]);
+    assert_eq!(temporary_folders(&place), 1, "whoever reads leaves it alone");
+    place.run("worker", &["--once"]).exits(0).says(&["committed=0"]);
+    assert_eq!(temporary_folders(&place), 0);
+}
+
+#[test]
 fn a_writer_at_work_keeps_its_temporary_files() {
     let place = Place::new();
     write_batches(&place, &mut Dice::new(9));

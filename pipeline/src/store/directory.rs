@@ -257,6 +257,12 @@ impl Store for Directory {
         self.inner.root.display().to_string()
     }
 
+    async fn tidy(&self) {
+        let all = self.inner.root.join(OWN).join("tmp");
+        // It does not panic, and no more than time is lost if it does.
+        let _ = spawn_blocking(move || remove_abandoned(&all)).await;
+    }
+
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<Option<ETag>> {
         self.blocking("put", key, move |inner, path| inner.put(path, &body, &mode)).await.map(Some)
     }

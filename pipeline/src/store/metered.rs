@@ -138,6 +138,10 @@ impl<S: Store> Store for Metered<S> {
         self.inner.location()
     }
 
+    async fn tidy(&self) {
+        self.inner.tidy().await;
+    }
+
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<Option<ETag>> {
         self.ask(Operation::Put, self.inner.put(key, body, mode)).await
     }

@@ -124,6 +124,10 @@ pub trait Store: Send + Sync + 'static {
     /// Removes an object; removing what is not there succeeds.
     async fn delete(&self, key: &Key) -> Result<()>;
 
+    /// Removes what writers that were killed left half-written, where a store keeps that. Failing to is no reason to
+    /// fail: the next writer tries again.
+    async fn tidy(&self) {}
+
     /// The same store for the requests of one batch, which share a [`Budget`](crate::retry::Budget); `None` for a
     /// store that retries nothing.
     fn for_batch(&self) -> Option<Arc<dyn Store>> {

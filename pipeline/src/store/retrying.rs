@@ -46,6 +46,10 @@ impl<S: Store> Store for Retrying<S> {
         self.inner.location()
     }
 
+    async fn tidy(&self) {
+        self.inner.tidy().await;
+    }
+
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<Option<ETag>> {
         self.retry(|| self.inner.put(key, body.clone(), mode.clone())).await
     }
