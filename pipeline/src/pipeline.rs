@@ -106,14 +106,15 @@ impl Pipeline {
     /// # Errors
     /// If the store cannot be reached, or is of another layout or separator.
     pub async fn open(store: Arc<dyn Store>, settings: Settings) -> Result<Self> {
+        store.tidy().await;
         let sink = match Marker::claim(&*store, settings.layout, &settings.separator).await? {
             Layout::Loose => Self::open_loose(&store, &settings).await?,
-            Layout::Packed => Self::open_packed(&store, &settings),
+            Layout::Packed => Self::open_packed(&store, &settings).await,
         };
         Ok(Self { settings, store, sink })
     }
 
-    fn open_packed(store: &Arc<dyn Store>, settings: &Settings) -> Sink {
+    async fn open_packed(store: &Arc<dyn Store>, settings: &Settings) -> Sink {
         let archive_settings = ArchiveSettings {
             keys: settings.keys.clone(),
             decompress: settings.decompress,
@@ -127,6 +128,7 @@ impl Pipeline {
             ..ArchiveSettings::default()
         };
         let archive = Arc::new(Archive::new(store.clone(), archive_settings));
+        archive.warm_up().await;
         Sink::Packed { archive, done: DoneBatches::new(store.clone()) }
     }
 

@@ -8,6 +8,7 @@ use super::restore::restore;
 use super::row::{RowKind, Rows};
 use super::rows::rows;
 use super::table::{NodeRef, NodeTable};
+use super::warm::warm_up;
 use crate::decompress::{self, RawTally, decompress};
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
@@ -157,6 +158,17 @@ impl Archive {
         Self { settings, store, table, packer, lifting }
     }
 
+    /// Learns what was stored last, so that it is not stored once more. To be called before the first batch.
+    pub async fn warm_up(&self) {
+        if self.settings.table_bytes == 0 {
+            return;
+        }
+        match warm_up(&self.store, &self.table).await {
+            Ok(known) => tracing::debug!(known, "nodes that were stored last are known"),
+            Err(e) => tracing::warn!("what was stored last is not known, and may be stored once more: {e}"),
+        }
+    }
+
     /// Says that a batch is in work, or about to be: those that are done wait for it.
     pub fn begin(&self) -> InWork {
         self.packer.begin()
@@ -178,7 +190,9 @@ impl Archive {
         let lifted = {
             // Never closed.
             let _permit = self.lifting.acquire().await;
-            self.table.forget_what_is_old();
+            if self.table.forget_what_is_old() {
+                self.warm_up().await;
+            }
             self.lift(batch).await
         };
         let (lifted, mut archived) = lifted?;

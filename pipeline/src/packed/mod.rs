@@ -5,8 +5,8 @@
 //! batch is left out), then [`rows`] (each record lifted into nodes, a shape and columns), then [`packer`], the sink,
 //! which writes what several batches came to in one flush: nodes first, then spans.
 //!
-//! [`lift`] finds texts inside texts; [`shape`] takes records apart; [`table`] knows which texts are nodes already;
-//! [`format`] is the Parquet of both tables.
+//! [`lift`] finds texts inside texts; [`shape`] takes records apart; [`table`] knows which texts are nodes already, and
+//! `warm` tells it of those that other processes stored last; [`format`] is the Parquet of both tables.
 //!
 //! # The way out
 //! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces.
@@ -36,6 +36,7 @@ pub mod shape;
 pub mod table;
 pub mod traces;
 pub mod verify;
+mod warm;
 
 /// Folder of the nodes.
 pub const NODES: &str = "nodes";

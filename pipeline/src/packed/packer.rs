@@ -451,7 +451,12 @@ pub fn nodes_key(number: PackNumber) -> Key {
 pub fn spans_key(milliseconds: u64) -> Key {
     // Seeded anew in every process and with every call: enough to tell two files of one millisecond apart.
     let random = RandomState::new().build_hasher().finish() as u32;
-    Key::listed(format!("{SPANS}/dt={}/{milliseconds:012x}-{random:08x}.parquet", day(milliseconds)))
+    Key::listed(format!("{}-{random:08x}.parquet", spans_from(milliseconds)))
+}
+
+/// Before the names of all files of spans that were written from then on.
+pub(super) fn spans_from(milliseconds: u64) -> String {
+    format!("{SPANS}/dt={}/{milliseconds:012x}", day(milliseconds))
 }
 
 /// A batch's last row.

@@ -206,7 +206,7 @@ impl Reader {
     }
 
     /// The file that a pack's nodes are in: its own, or the one that it was compacted into.
-    async fn file_of(&self, pack: PackNumber) -> Result<Arc<File>> {
+    pub(super) async fn file_of(&self, pack: PackNumber) -> Result<Arc<File>> {
         if let Some(file) = self.cache().files.get(&pack) {
             return Ok(file.clone());
         }
@@ -411,6 +411,11 @@ impl Budget {
 const DEPTH: usize = 32;
 
 impl NodeSet {
+    /// Adds the nodes of a row group.
+    pub fn insert(&mut self, group: &Arc<NodeGroup>) {
+        self.nodes.extend(group.iter().map(|(id, _)| (id, group.clone())));
+    }
+
     /// A node; of a duplicate the node that it is one of.
     ///
     /// # Errors

@@ -36,6 +36,11 @@ impl PackNumber {
     pub fn of_node(node: u64) -> Self {
         Self(node >> PACK_NODES.trailing_zeros())
     }
+
+    /// The row of a node of this pack.
+    pub fn row_of(self, node: u64) -> u32 {
+        (node & u64::from(PACK_NODES - 1)) as u32
+    }
 }
 
 /// Nodes of one pack, in the order of their rows.
@@ -84,6 +89,8 @@ enum State {
 
 /// A cache: which text is which node. Whatever it forgets is stored once more, and nothing else.
 pub struct NodeTable {
+    /// Nodes that a generation of a shard has room for.
+    entries: usize,
     shards: Vec<Mutex<Shard>>,
     open: Mutex<(u32, Pack)>,
     packs: RwLock<Packs>,
@@ -138,13 +145,19 @@ const ENTRY_BYTES: usize = 2 * (size_of::<(NodeKey, NodeRef)>() + 1);
 impl NodeTable {
     /// A table of at most about `budget` bytes.
     pub fn new(budget: usize) -> Self {
-        let entries = budget / SHARDS / ENTRY_BYTES / 2;
+        let entries = (budget / SHARDS / ENTRY_BYTES / 2).max(16);
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard { entries: entries.max(16), ..Shard::default() })).collect(),
+            entries,
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard { entries, ..Shard::default() })).collect(),
             open: Mutex::default(),
             packs: RwLock::new(Packs { states: vec![State::Open], dead: HashSet::new() }),
             since: Mutex::new(Instant::now()),
         }
+    }
+
+    /// How many nodes it knows at most, before it forgets some.
+    pub fn capacity(&self) -> usize {
+        self.entries * SHARDS
     }
 
     /// Notes that a stored node has this text.
@@ -216,14 +229,16 @@ impl NodeTable {
         nodes.into_iter().any(|node| packs.is_lost(node))
     }
 
-    /// Forgets all that it knows, if that is old; to be called before a batch is lifted.
-    pub fn forget_what_is_old(&self) {
+    /// Forgets all that it knows, if that is old, and says so; to be called before a batch is lifted.
+    pub fn forget_what_is_old(&self) -> bool {
         let mut since = lock(&self.since);
-        if since.elapsed() > FORGET_AFTER {
+        let is_old = since.elapsed() > FORGET_AFTER;
+        if is_old {
             *since = Instant::now();
             drop(since);
             self.forget();
         }
+        is_old
     }
 
     /// Forgets all that it knows.

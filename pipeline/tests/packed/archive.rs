@@ -360,3 +360,51 @@ async fn a_large_batch_that_is_given_up_while_its_nodes_are_written_leaves_nothi
     archive.store(batch("small", &document(1, 3))).await.expect("the same texts are stored again");
     assert_eq!(restored(store).await, [("small".to_owned(), document(1, 3))]);
 }
+
+async fn packs(store: &Arc<Faulty>) -> usize {
+    store.list("nodes/", None).try_collect::<Vec<_>>().await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_just_begun_stores_no_text_again_that_another_stored_lately() {
+    let store = Faulty::new("", 0);
+    archive(&store, ArchiveSettings::default()).store(batch("a", &document(1, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 1);
+    let warm = archive(&store, ArchiveSettings::default());
+    warm.warm_up().await;
+    warm.store(batch("b", &document(1, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 1, "it had nothing new to say");
+    warm.store(batch("c", &document(2, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 2);
+    let again = archive(&store, ArchiveSettings { table_bytes: 0, ..ArchiveSettings::default() });
+    again.warm_up().await;
+    again.store(batch("d", &document(1, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 3, "it was told to know nothing");
+    let documents = [("a", 1), ("b", 1), ("c", 2), ("d", 1)];
+    assert_eq!(restored(store).await, documents.map(|(name, seed)| (name.to_owned(), document(seed, 40))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_not_trust_a_pack_that_no_spans_name() {
+    let store = Faulty::new("spans/", 1);
+    archive(&store, ArchiveSettings::default()).store(batch("a", &document(1, 40))).await.unwrap_err();
+    assert_eq!(packs(&store).await, 1, "garbage, which gc may collect at any time");
+    let warm = archive(&store, ArchiveSettings::default());
+    warm.warm_up().await;
+    warm.store(batch("a", &document(1, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_begins_without_what_it_cannot_read() {
+    let store = Faulty::new("", 0);
+    archive(&store, ArchiveSettings::default()).store(batch("a", &document(1, 40))).await.unwrap();
+    let pack = store.list("nodes/", None).try_collect::<Vec<_>>().await.unwrap().remove(0).key;
+    store.put(&pack, Bytes::from_static(b"damaged"), PutMode::Always).await.unwrap();
+    let spans = Key::new("spans/dt=2099-01-01/ffffffffffff-00000000.parquet").unwrap();
+    store.put(&spans, Bytes::from_static(b"damaged"), PutMode::Always).await.unwrap();
+    let warm = archive(&store, ArchiveSettings::default());
+    warm.warm_up().await;
+    warm.store(batch("b", &document(1, 40))).await.unwrap();
+    assert_eq!(packs(&store).await, 2);
+}
