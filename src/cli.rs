@@ -275,7 +275,9 @@ pub struct ReconstructArgs {
     /// One JSON object a part and line, with its key.
     #[arg(long)]
     pub json: bool,
-    /// The trace's spans as one OTLP JSON document (packed stores).
+    /// The trace's spans and log records as one OTLP JSON document, with their resources and scopes (packed stores). What
+    /// came as JSON is as it came, what came as protobuf is written in JSON: a view. What came, byte for byte, is what
+    /// `gravity restore` gives.
     #[arg(long, conflicts_with_all = ["json", "list", "span", "part"])]
     pub otlp: bool,
     /// Which store.

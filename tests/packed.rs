@@ -108,15 +108,10 @@ fn otlp_gives_the_spans_as_they_came_with_their_resource() {
     let batch = place.write("batch.json", document(&spans));
     pack(&place, &batch).exits(0);
     let otlp = place.run("reconstruct", &["--otlp", &trace(9)]).exits(0).json();
-    let found: Vec<serde_json::Value> = otlp["resourceSpans"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|resource| resource["scopeSpans"][0]["spans"][0].clone())
-        .collect();
+    let found = otlp["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     let expected: Vec<serde_json::Value> =
         spans[..2].iter().map(|span| serde_json::from_str(&span.json()).unwrap()).collect();
-    assert_eq!(found, expected);
+    assert_eq!(found, &expected);
     assert_eq!(otlp["resourceSpans"][0]["scopeSpans"][0]["scope"]["name"], "litellm");
     // What it gives can be ingested again.
     let again = Place::new();

@@ -13,7 +13,8 @@ use gravity_pipeline::ids::{SpanId, TraceId};
 use gravity_pipeline::json_text::write_string;
 use gravity_pipeline::loose::{Layout, Marker, PartEntry, SpanEntry, TraceIndex};
 use gravity_pipeline::otlp::RecordKind;
-use gravity_pipeline::packed::{self, catalog::Catalog};
+use gravity_pipeline::otlp::protobuf_json::Losses;
+use gravity_pipeline::packed::{self, catalog::Catalog, otlp::View};
 use gravity_pipeline::reconstruct::{Reader, load};
 use gravity_pipeline::split::Separator;
 use std::io::{BufWriter, Stdout, Write};
@@ -38,13 +39,11 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
         Some(marker) => {
             let reader = packed::reader::Reader::new(store.clone(), NODES_IN_MEMORY);
             let files = Catalog::new(reader.clone()).refresh().await?;
+            if args.otlp {
+                return print_otlp(&packed::otlp::view(&reader, &files, trace).await?);
+            }
             let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
             let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
-            if args.otlp {
-                let mut out = std::io::stdout().lock();
-                let written = trace.write_otlp(&mut out)?;
-                return written.map(|()| Done::Well).map_err(|e| Failure::stdout(&e));
-            }
             (trace.index, trace.chunks)
         }
     };
@@ -69,6 +68,24 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     out.flush().map_err(|e| Failure::stdout(&e))?;
     if !quiet {
         say!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
+    }
+    Ok(Done::Well)
+}
+
+fn print_otlp(view: &View) -> Result<Done, Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(&view.document).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
+    let Losses { unknown_fields, repeated, texts } = view.losses;
+    for (count, what, which) in [
+        (unknown_fields, "field", "that OTLP JSON has no name for: left out"),
+        (repeated, "field", "written more than once: the last one counts"),
+        (texts, "text", "that is not UTF-8: what is not became U+FFFD"),
+        (view.alone, "record", "in a batch that is not whole: without resource and scope"),
+    ] {
+        if count > 0 {
+            let exactly = view.sources.join(" ");
+            tracing::warn!("{} {which}; gravity restore gives what came: {exactly}", units::counted(count, what));
+        }
     }
     Ok(Done::Well)
 }

@@ -11,6 +11,7 @@ mod json_framer;
 pub mod model;
 mod protobuf;
 mod protobuf_framer;
+pub mod protobuf_json;
 mod select;
 
 pub use frame::{Encoding, Frame, FrameBlock, FrameLimits, Framer};
@@ -95,6 +96,11 @@ where
     })
     .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))
     .try_flatten()
+}
+
+/// A varint of protobuf and its size; `None` if it is none, or the bytes end in it.
+pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    protobuf::varint(bytes).ok().flatten()
 }
 
 /// Reads the records of a block.

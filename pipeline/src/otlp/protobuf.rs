@@ -53,31 +53,36 @@ pub(super) fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, &'static str>
 
 /// A field's value.
 #[derive(Debug, Clone, Copy)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Varint(u64),
     I64(u64),
     Len(Message<'a>),
-    I32,
+    I32(u32),
 }
 
 /// The bytes of a message, with their place in the record.
 #[derive(Debug, Clone, Copy)]
-struct Message<'a> {
-    bytes: &'a [u8],
+pub(super) struct Message<'a> {
+    pub(super) bytes: &'a [u8],
     at: usize,
-    depth: u32,
+    pub(super) depth: u32,
 }
 
 /// Values nested deeper than this are refused, as in JSON.
-const MAX_DEPTH: u32 = 120;
+pub(super) const MAX_DEPTH: u32 = 120;
 
 impl<'a> Message<'a> {
-    fn error(&self, reason: impl Into<String>) -> DecodeError {
+    /// A message that is in no other.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, depth: 0 }
+    }
+
+    pub(super) fn error(&self, reason: impl Into<String>) -> DecodeError {
         DecodeError { at: self.at, reason: format!("not OTLP protobuf: {}", reason.into()) }
     }
 
     /// Takes the next field; `None` at the end.
-    fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, DecodeError> {
         if self.bytes.is_empty() {
             return Ok(None);
         }
@@ -89,8 +94,8 @@ impl<'a> Message<'a> {
                 Value::I64(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
             }
             WireType::I32 => {
-                self.take(4)?;
-                Value::I32
+                let bytes = self.take(4)?.bytes;
+                Value::I32(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte)))
             }
             WireType::Len => {
                 let length = self.varint()?;
@@ -134,7 +139,7 @@ impl<'a> Message<'a> {
 /// Reads a record, telling a span from a log record by how fields that both have are written: 1 is a trace id in a
 /// span and a time in a log record, 6 a kind and a list of attributes, 7 a time and a count, 8 a time and flags.
 pub(super) fn record(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
-    let whole = Message { bytes, at: 0, depth: 0 };
+    let whole = Message::new(bytes);
     let mut look = whole;
     while let Some((field, value)) = look.next()? {
         match (field, value) {
@@ -145,7 +150,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
             | (2, Value::Varint(_))
             | (6, Value::Len(_))
             | (7, Value::Varint(_))
-            | (8, Value::I32) => {
+            | (8, Value::I32(_)) => {
                 return log(whole).map(RawRecord::Log);
             }
             _ => {}

@@ -9,7 +9,8 @@
 //! `warm` tells it of those that other processes stored last; [`format`] is the Parquet of both tables.
 //!
 //! # The way out
-//! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces.
+//! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces,
+//! [`otlp`] and [`envelope`] give them as OTLP JSON.
 //! [`batches`] knows which batch is meant by a key, [`inspect`] counts, [`verify`] proves.
 //!
 //! # In the long run
@@ -20,6 +21,7 @@ pub mod batches;
 pub mod catalog;
 pub mod compact;
 pub mod done;
+pub mod envelope;
 pub mod format;
 pub mod gaps;
 pub mod gc;
@@ -27,6 +29,7 @@ pub mod inspect;
 pub mod lift;
 mod listing;
 pub mod node;
+pub mod otlp;
 pub mod packer;
 pub mod reader;
 pub mod restore;

@@ -22,21 +22,14 @@ pub struct Trace {
     pub index: TraceIndex,
     /// The chunks that it names.
     pub chunks: ByHash<Bytes>,
-    /// Its records as they stand in their batches.
-    pub records: Vec<RawRow>,
 }
 
-/// A record of a trace.
-#[derive(Clone)]
-pub struct RawRow {
-    /// The key of its batch.
-    pub source: String,
-    /// JSON or protobuf.
-    pub encoding: Encoding,
-    /// Its bytes.
-    pub bytes: Bytes,
-    /// What stands before it and the records of its resource: in JSON, the resource and the scope.
-    head: Bytes,
+/// A record of a trace as it stands in its batch.
+struct RawRow {
+    /// The key of the batch.
+    source: String,
+    encoding: Encoding,
+    bytes: Bytes,
 }
 
 /// Row groups read at a time.
@@ -82,7 +75,6 @@ async fn records_in(reader: &Reader, file: &SpansFile, group: usize, trace: Trac
     let wanted = ours.iter().flat_map(|&at| rows.refs_of(at).iter().copied().chain(rows.rows[at].shape));
     let nodes = reader.nodes(wanted).await?;
     let mut records = Vec::with_capacity(ours.len());
-    let mut heads = Heads { reader, rows: &rows, last: None };
     for at in ours {
         let mut bytes = Vec::new();
         let start = nodes.row(&rows, at, &mut bytes)?;
@@ -93,36 +85,9 @@ async fn records_in(reader: &Reader, file: &SpansFile, group: usize, trace: Trac
             _ => Encoding::JsonSpan,
         };
         let bytes = Bytes::from(bytes).slice(start..);
-        records.push(RawRow { source: source_of(&rows, at), encoding, bytes, head: heads.of(at).await? });
+        records.push(RawRow { source: source_of(&rows, at), encoding, bytes });
     }
     Ok(records)
-}
-
-/// The texts before records, each read once.
-struct Heads<'a> {
-    reader: &'a Reader,
-    rows: &'a Rows<u64>,
-    last: Option<(usize, Bytes)>,
-}
-
-impl Heads<'_> {
-    /// The text row before a record, in the same batch and group.
-    async fn of(&mut self, at: usize) -> Result<Bytes> {
-        let source = self.rows.rows[at].source;
-        let before = self.rows.rows[..at].iter().rposition(|row| row.kind == RowKind::Text && row.source == source);
-        let Some(before) = before else { return Ok(Bytes::new()) };
-        match &self.last {
-            Some((place, head)) if *place == before => Ok(head.clone()),
-            _ => {
-                let nodes = self.reader.nodes(self.rows.refs_of(before).iter().copied()).await?;
-                let mut head = Vec::new();
-                nodes.row(self.rows, before, &mut head)?;
-                let head = Bytes::from(head);
-                self.last = Some((before, head.clone()));
-                Ok(head)
-            }
-        }
-    }
 }
 
 fn source_of(rows: &Rows<u64>, at: usize) -> String {
@@ -148,60 +113,5 @@ fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Se
         }
     }
     let index = index.unwrap_or_else(|| TraceIndex::new(trace, separator.clone(), vec![]));
-    Ok(Trace { index, chunks, records })
-}
-
-impl Trace {
-    /// Writes the trace's records as one OTLP JSON document: each as it came, with its resource and scope where they
-    /// were written as JSON in the usual order.
-    ///
-    /// # Errors
-    /// If a record came as protobuf: that has to be restored as it is. The inner result is that of writing.
-    pub fn write_otlp(&self, out: &mut impl std::io::Write) -> Result<std::io::Result<()>> {
-        if let Some(record) = self.records.iter().find(|record| record.encoding == Encoding::Protobuf) {
-            return Err(Error::NotFound(format!(
-                "a span of this trace came as protobuf, and is not turned into JSON: gravity restore {} gives it as it came",
-                record.source
-            )));
-        }
-        let of = |encoding| self.records.iter().filter(move |record| record.encoding == encoding);
-        let spans: Vec<Vec<u8>> = of(Encoding::JsonSpan).map(|record| element(record, "scopeSpans", "spans")).collect();
-        let logs: Vec<Vec<u8>> =
-            of(Encoding::JsonLog).map(|record| element(record, "scopeLogs", "logRecords")).collect();
-        let mut document = b"{\"resourceSpans\":[".to_vec();
-        document.extend_from_slice(&spans.join(&b','));
-        if !logs.is_empty() {
-            document.extend_from_slice(b"],\"resourceLogs\":[");
-            document.extend_from_slice(&logs.join(&b','));
-        }
-        document.extend_from_slice(b"]}\n");
-        Ok(out.write_all(&document).and_then(|()| out.flush()))
-    }
-}
-
-/// One record as an element of `resourceSpans` or `resourceLogs`.
-fn element(record: &RawRow, scopes: &str, records: &str) -> Vec<u8> {
-    let mut element = b"{".to_vec();
-    if let Some(resource) = member(&record.head, b"\"resource\":") {
-        element.extend_from_slice(b"\"resource\":");
-        element.extend_from_slice(resource);
-        element.push(b',');
-    }
-    element.extend_from_slice(format!("\"{scopes}\":[{{").as_bytes());
-    if let Some(scope) = member(&record.head, b"\"scope\":") {
-        element.extend_from_slice(b"\"scope\":");
-        element.extend_from_slice(scope);
-        element.push(b',');
-    }
-    element.extend_from_slice(format!("\"{records}\":[").as_bytes());
-    element.extend_from_slice(&record.bytes);
-    element.extend_from_slice(b"]}]}");
-    element
-}
-
-/// The value behind the last of this key, if it is whole.
-fn member<'a>(head: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    let at = memchr::memmem::rfind(head, key)? + key.len();
-    let mut values = serde_json::Deserializer::from_slice(&head[at..]).into_iter::<&serde_json::value::RawValue>();
-    values.next()?.ok().map(|value| value.get().as_bytes())
+    Ok(Trace { index, chunks })
 }

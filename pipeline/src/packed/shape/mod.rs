@@ -142,6 +142,21 @@ pub fn ops(shape: &[u8]) -> impl Iterator<Item = Option<Op<'_>>> {
     })
 }
 
+/// What stands before a record of a JSON shape: a comma, mostly.
+pub fn gap(shape: &[u8]) -> Vec<u8> {
+    let mut gap = Vec::new();
+    for op in ops(shape) {
+        match op {
+            Some(Op::Text(text)) => gap.extend_from_slice(text),
+            Some(Op::Nul) => gap.push(0),
+            Some(Op::Record) => return gap,
+            // Values are in records only: nothing stands before this one.
+            _ => break,
+        }
+    }
+    vec![]
+}
+
 /// Why a record could not be put together.
 pub type Broken = &'static str;
 
