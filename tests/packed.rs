@@ -121,6 +121,27 @@ fn otlp_gives_the_spans_as_they_came_with_their_resource() {
 }
 
 #[test]
+fn a_trace_is_found_however_its_json_writes_the_id() {
+    for id in [
+        r#""traceId":"00000000000000000000000000ABCDEF""#,
+        "\"traceId\" : \"00000000000000000000000000abcdef\"",
+        r#""trace\u0049d":"00000000000000000000000000abcdef""#,
+    ] {
+        let place = Place::new();
+        let spans = document(&[span(0xab_cdef, 1).input("found")]);
+        let odd = spans.replace(r#""traceId":"00000000000000000000000000abcdef""#, id);
+        assert_ne!(odd, spans);
+        let batch = place.write("batch.json", &odd);
+        pack(&place, &batch).exits(0);
+        assert_eq!(place.content(&trace(0xab_cdef)), b"found", "{id}");
+        let otlp = place.run("reconstruct", &["--otlp", &trace(0xab_cdef)]).exits(0);
+        assert!(otlp.text().contains(id), "{}", otlp.text());
+        assert_eq!(place.run("restore", &[&batch]).exits(0).text(), odd);
+        place.run("verify", &["--json"]).exits(0);
+    }
+}
+
+#[test]
 fn what_is_not_otlp_is_kept_with_a_warning_and_what_cannot_be_decompressed_is_refused() {
     let place = Place::new();
     for (name, bytes) in

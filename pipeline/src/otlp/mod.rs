@@ -19,6 +19,7 @@ pub use select::{Part, Record, RecordKind, SpanRecord, Stray};
 
 use crate::block::Block;
 use crate::error::Result;
+use crate::ids::{SpanId, TraceId};
 use crate::keys::ContentKeys;
 use crate::observe::StageClock;
 use crate::stages;
@@ -96,6 +97,16 @@ where
     })
     .map_ok(|blocks| stream::iter(blocks.into_iter().map(Ok)))
     .try_flatten()
+}
+
+/// The trace, span and parent that a JSON record names; `None` if it can be in no trace.
+pub(crate) fn json_ids(record: &[u8], is_log: bool) -> Option<(TraceId, Option<SpanId>, Option<SpanId>)> {
+    if is_log {
+        let log = json::log(record).ok()?;
+        return Some((log.trace_id.ok()?, log.span_id.ok()?, None));
+    }
+    let span = json::span(record).ok()?;
+    Some((span.trace_id.ok()?, Some(span.span_id.ok()?), span.parent_span_id.ok()?))
 }
 
 /// A varint of protobuf and its size; `None` if it is none, or the bytes end in it.

@@ -5,7 +5,7 @@
 use super::builder::Builder;
 use super::{Broken, Column};
 use crate::packed::lift::{Habit, Habits, LEAST, Nodes, find_json};
-use crate::packed::row::Values;
+use crate::packed::row::{RowKind, Values};
 use memchr::memchr2;
 use std::ops::Range;
 
@@ -16,7 +16,20 @@ pub fn shred<N: Nodes>(gap: &[u8], record: &[u8], mut builder: Builder<'_, '_, N
         Shredder { field: b"", label: b"", is_label_top: false, top: b"", depth: 0, decoded: builder.lifter.buffer() };
     shredder.walk(record, &mut builder);
     builder.lifter.give_back(shredder.decoded);
+    if builder.row.trace_id.is_none() {
+        find_ids(record, &mut builder);
+    }
     builder.finish(crate::packed::node::Kind::JsonShape);
+}
+
+/// Ids in uppercase, behind a blank, or after an escape in the key: they stay in the shape as they are, and the columns
+/// have them so that the trace is found.
+fn find_ids<N: Nodes>(record: &[u8], builder: &mut Builder<'_, '_, N>) {
+    let Some((trace, span, parent)) = crate::otlp::json_ids(record, builder.row.kind == RowKind::Log) else { return };
+    let row = &mut builder.row;
+    row.trace_id = Some(*trace.as_bytes());
+    row.span_id = row.span_id.or(span.map(|id| *id.as_bytes()));
+    row.parent_span_id = row.parent_span_id.or(parent.map(|id| *id.as_bytes()));
 }
 
 /// Where in the record we are.
