@@ -10,6 +10,8 @@ use common::store::Files;
 use common::{Dice, Ran, finish, gravity, gz, run, run_with_stdin, samples, signal, start, wait_until};
 use futures::{StreamExt, TryStreamExt, stream};
 use gravity_pipeline::store::{Key, PutMode, S3, S3Settings, Store};
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -65,6 +67,11 @@ impl Bucket {
         self.with_store(async |store| store.put(&key, bytes.into(), PutMode::Always).await.unwrap());
     }
 
+    fn delete(&self, name: &str) {
+        let key = Key::new(name).unwrap();
+        self.with_store(async |store| store.delete(&key).await.unwrap());
+    }
+
     /// All objects.
     fn files(&self) -> Files {
         self.with_store(async |store| {
@@ -87,6 +94,12 @@ fn program() -> Command {
         std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name == "S3_REGION" || name == "NO_PROXY");
     command.envs(of_aws);
     command
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut plain).unwrap();
+    plain
 }
 
 /// Batches that share traces and lines.
@@ -221,6 +234,41 @@ fn the_samples_come_back_from_a_bucket() {
         let id = &key["indexes/".len()..key.len() - ".json".len()];
         assert_eq!(bucket.content(id), files.read_original(id));
     }
+}
+
+#[test]
+fn a_packed_store_in_a_bucket_is_restored_into_another_place() {
+    let Some(bucket) = Bucket::new() else { return };
+    let Some(target) = Bucket::new() else { return };
+    let mut documents = BTreeMap::new();
+    for (name, bytes) in shared_batches() {
+        documents.insert(name.clone(), gunzip(&bytes));
+        bucket.upload(&name, bytes);
+    }
+    for (_, bytes) in Files::of(&samples()).0.into_iter().filter(|(name, _)| name.ends_with(".zst")) {
+        documents.insert("raw-spans/sample.binpb.gz".into(), zstd::decode_all(&bytes[..]).unwrap());
+        bucket.upload("raw-spans/sample.binpb.zst", bytes);
+    }
+    bucket.run("worker", &["--once", "--layout", "packed"]).exits(0).says(&["committed=17"]);
+    let restore = || bucket.run("restore", &["--all", "--to", &target.url()]);
+    restore().exits(0).says(&["17 batches restored to", &target.url(), "0 there already, 0 failed"]);
+    let restored = target.files();
+    let found: BTreeMap<_, _> = restored.0.iter().map(|(name, bytes)| (name.clone(), gunzip(bytes))).collect();
+    assert!(found == documents, "{:?}", found.keys());
+
+    restore().exits(0).says(&["0 batches restored", "17 there already, 0 failed"]);
+    assert_eq!(target.files(), restored);
+
+    // One is gone, one has another content, one was compressed by somebody else.
+    let [(gone, _), (other, _), (same, document), ..] = &documents.iter().collect::<Vec<_>>()[..] else { panic!() };
+    target.delete(gone);
+    target.upload(other, gz(b"something else"));
+    target.upload(same, [gz(b""), gz(document)].concat());
+    let before = target.files();
+    restore().exits(1).says(&["1 batch restored", "15 there already, 1 failed", "another content", other]);
+    let after = target.files();
+    assert_eq!(gunzip(&after.0[*gone]), documents[*gone]);
+    assert!(before.0.iter().all(|(name, bytes)| after.0[name] == *bytes), "what was there was touched");
 }
 
 #[test]
