@@ -1,5 +1,6 @@
 //! The command line's definition. Help, completions and man pages all come from here.
 
+use crate::cache::CacheArgs;
 use crate::config::{ContentArgs, PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
 use crate::listener::Listen;
 use clap::builder::Resettable;
@@ -283,6 +284,9 @@ pub struct ReconstructArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// What is kept of a bucket.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// What is content, and what it is cut at (packed stores; loose ones were cut when they were written).
     #[command(flatten)]
     pub content: ContentArgs,
@@ -319,6 +323,9 @@ pub struct RestoreArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// What is kept of a bucket.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Options of `convert`.
@@ -347,6 +354,9 @@ pub struct InspectArgs {
     /// Which store.
     #[command(flatten)]
     pub store: StoreArgs,
+    /// What is kept of a bucket.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// What requests and storage cost.
     #[command(flatten)]
     pub prices: PriceArgs,

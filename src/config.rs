@@ -228,6 +228,13 @@ impl StoreArgs {
         }
     }
 
+    /// Tells one bucket and prefix of one server from all others; `None` if the store is a folder.
+    pub fn bucket_id(&self) -> Option<String> {
+        let location = self.location();
+        let (bucket, prefix) = bucket_and_prefix(&location)?;
+        Some(format!("{} {bucket} {prefix}", self.endpoint_url.as_deref().unwrap_or_default()))
+    }
+
     /// Opens a store at some other place, with the same region and endpoint.
     pub async fn open_at(&self, location: &str, observer: Arc<dyn Observer>) -> Result<OpenStore, Failure> {
         if location == "discard:" {

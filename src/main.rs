@@ -1,5 +1,6 @@
 //! The `gravity` command line: parse, run one command, turn its outcome into an exit code.
 
+mod cache;
 mod cli;
 mod commands;
 mod config;

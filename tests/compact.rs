@@ -18,7 +18,10 @@ fn filled() -> Place {
             &format!("in/{run}/batch-{run}"),
             document(&[span(run, 1).input(&input), span(TRACES, 10 + run).input(&input)]),
         );
-        place.run("ingest", &["--layout", "packed", &place.path(&format!("in/{run}")).to_string_lossy()]).exits(0);
+        let folder = place.path(&format!("in/{run}"));
+        let folder = folder.to_string_lossy();
+        // As workers do at the same time: none knows what the others store.
+        place.run("ingest", &["--layout", "packed", "--dedup-bytes", "1000", &folder]).exits(0);
     }
     place
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use common::otlp::{document, protobuf, span, trace};
+use common::packed::packed;
 use common::{Place, Ran, gz, run, samples, signal, start, wait_until, zst};
 use std::collections::BTreeSet;
 use std::fs;
@@ -227,4 +228,30 @@ fn a_damaged_file_of_nodes_is_an_error_with_its_name_and_not_output() {
     let path = place.data().join(&nodes);
     fs::remove_file(&path).unwrap();
     place.run("reconstruct", &[trace(1)]).exits(1).says(&[&nodes]);
+}
+
+#[test]
+fn a_damaged_file_of_spans_hides_only_what_is_in_it() {
+    let place = packed();
+    let (first, second) = ("raw-spans/dt=1/first.json", "raw-spans/dt=1/second.json");
+    place.ingest_file(first, document(&[span(1, 1).input("the first")]));
+    let damaged = place.only("spans");
+    place.ingest_file(second, document(&[span(2, 1).input("the second")]));
+    fs::write(&damaged, "damaged").unwrap();
+
+    let name = damaged.file_name().unwrap().to_str().unwrap();
+    let ran = place.run("reconstruct", &[trace(2)]).exits(1).says(&[name, "left out"]);
+    assert_eq!(ran.stdout, b"the second");
+    place.run("reconstruct", &[trace(1)]).exits(1).says(&[name, "is not in"]);
+    let inspected = place.run("inspect", &["--json"]).exits(1).json();
+    assert_eq!((&inspected["batches"], &inspected["damaged_files"]), (&1.into(), &1.into()));
+
+    // A worker finds the raw file still there, and stores it again.
+    for (name, bytes) in [(first, "the first"), (second, "the second")] {
+        place.write(&format!("data/{name}"), document(&[span(1 + u32::from(name == second), 1).input(bytes)]));
+    }
+    run(place.command("worker").arg("--once")).exits(0).says(&[name, "not stored", "committed=1"]);
+    fs::remove_file(damaged).unwrap();
+    assert_eq!(place.content(&trace(1)), b"the first");
+    assert_eq!(place.content(&trace(2)), b"the second");
 }

@@ -294,3 +294,32 @@ fn access_that_is_denied_is_said_and_nothing_is_written() {
     }
     assert_eq!(bucket.files(), Files::default());
 }
+
+#[test]
+fn the_ends_of_a_packed_buckets_files_are_read_once_and_a_damaged_copy_is_none() {
+    let Some(bucket) = Bucket::new() else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let batch = |n: u32| document(&[span(n, 1).input(&format!("batch {n}: {}", "text ".repeat(30)))]);
+    for n in 1..=3 {
+        run_with_stdin(bucket.command("ingest").args(["--layout", "packed"]), batch(n).as_bytes()).exits(0);
+    }
+    let content = |n: u32| {
+        let mut command = bucket.command("reconstruct");
+        command.env("GRAVITY_CACHE_DIR", cache.path()).args(["-q", &trace(n)]);
+        String::from_utf8(run(&mut command).exits(0).stdout).unwrap()
+    };
+    let entries = || {
+        let stores: Vec<_> = std::fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(stores.len(), 1);
+        let entries = std::fs::read_dir(stores[0].join("spans")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    assert!(content(1).starts_with("batch 1: text"));
+    assert_eq!(entries().len(), 3);
+    assert!(content(2).starts_with("batch 2: text"));
+    for entry in entries() {
+        std::fs::write(entry, "damaged").unwrap();
+    }
+    assert!(content(3).starts_with("batch 3: text"));
+    assert!(entries().iter().all(|entry| std::fs::read(entry).unwrap() != b"damaged"), "read again");
+}

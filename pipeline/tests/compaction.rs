@@ -149,13 +149,13 @@ async fn document(raw: &[u8]) -> Vec<u8> {
 
 /// Every document that can be read from the store is one that came, and every one that came can be read.
 async fn check(reader: &Arc<Reader>, archived: &Archived) {
-    let files = Catalog::new(reader.clone()).refresh().await.unwrap();
+    let files = Catalog::new(reader.clone()).readable().await.unwrap().0;
     assert_eq!(files.batches().count(), archived.len(), "batches in the catalog");
     for (key, documents) in archived {
         let mut found = HashSet::new();
         for file in files.of_batch(key) {
             let pieces: Vec<Bytes> =
-                restore(reader.clone(), file.file.clone(), key.clone()).try_collect().await.unwrap();
+                restore(reader.clone(), file.open().unwrap(), key.clone()).try_collect().await.unwrap();
             found.insert(pieces.concat());
         }
         let came: HashSet<Vec<u8>> = documents.iter().cloned().collect();

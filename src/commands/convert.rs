@@ -40,12 +40,8 @@ pub async fn run(args: ConvertArgs, quiet: bool) -> Result<Done, Failure> {
     let settings = Settings { layout: Some(Layout::Loose), ..args.pipeline.settings()? };
     let pipeline = Arc::new(Pipeline::open(to.clone(), settings).await?);
     let reader = Reader::new(from, NODE_BYTES);
-    let mut sums = Sums::default();
-    let mut leave_out = |key, e| {
-        sums.failed += 1;
-        tracing::error!("{key} is left out: {e}");
-    };
-    let files = Catalog::new(reader.clone()).refresh_despite(&mut leave_out).await?;
+    let (files, broken) = Catalog::new(reader.clone()).readable().await?;
+    let mut sums = Sums { failed: broken, ..Sums::default() };
     let one = One { reader: reader.clone(), files: files.clone(), pipeline, to: to.clone() };
 
     let progress = Progress::of_bytes(None, quiet);
@@ -108,7 +104,7 @@ impl One {
         if entry.is_some_and(|entry| entry.raw_blake3 == info.raw_blake3) {
             return Ok(None);
         }
-        let corrupt = |e| Error::Corrupt { key: found.file.file.key.to_string(), reason: format!("{batch}: {e}") };
+        let corrupt = |e| Error::Corrupt { key: found.file.key.to_string(), reason: format!("{batch}: {e}") };
         let raw_blake3 = Hash::from_hex(&info.raw_blake3).map_err(corrupt)?;
         let raw = RawSums::known(info.raw_bytes, info.document_bytes, raw_blake3);
         let document = open_found(&self.reader, &self.files, found).await?;

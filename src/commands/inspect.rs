@@ -82,7 +82,14 @@ pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
     let add = |n| progress.add(n);
     let found = match layout {
         Layout::Loose => Found::Loose(inspect(&*store, &paths, args.largest, add).await?),
-        Layout::Packed => Found::Packed(packed::inspect(&store, &paths.raw_spans, args.largest, add).await?),
+        Layout::Packed => {
+            let footers = args.cache.footers(&args.store);
+            Found::Packed(packed::inspect(&store, footers, &paths.raw_spans, args.largest, add).await?)
+        }
+    };
+    let done = match &found {
+        Found::Packed(found) if found.damaged_files > 0 => Done::WithFailures,
+        _ => Done::Well,
     };
     progress.finish();
     let report = Report::new(store.location(), found, requests(), &args.prices);
@@ -92,7 +99,7 @@ pub async fn run(args: InspectArgs, quiet: bool) -> Result<Done, Failure> {
         false => report.print(&mut out),
     };
     printed.and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
-    Ok(Done::Well)
+    Ok(done)
 }
 
 impl Report {
@@ -225,6 +232,10 @@ fn print_packed(found: &packed::Inspection, out: &mut impl Write) -> std::io::Re
             "{} of them not OTLP, or not all of it: stored all the same",
             units::count(sums.unreadable_batches)
         )?;
+    }
+    if found.damaged_files > 0 {
+        let files = units::counted(found.damaged_files, "file");
+        writeln!(out, "{files} of spans cannot be read and are in no sum; `gravity verify` tells which")?;
     }
     if found.replaced_files > 0 {
         writeln!(out, "{} compacted away, to be removed by gc", units::counted(found.replaced_files, "file"))?;

@@ -34,13 +34,20 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     let OpenStore { store, .. } = args.store.open().await?;
     let paths = args.store.paths()?;
     let marker = Marker::read(&*store).await?;
+    let mut done = Done::Well;
     let (mut index, chunks) = match marker.filter(|marker| marker.layout == Layout::Packed) {
         None => (load(&*store, &paths, &trace).await?, ByHash::default()),
         Some(marker) => {
-            let reader = packed::reader::Reader::new(store.clone(), NODES_IN_MEMORY);
-            let files = Catalog::new(reader.clone()).refresh().await?;
+            let footers = args.cache.footers(&args.store);
+            let reader = packed::reader::Reader::with_footers(store.clone(), NODES_IN_MEMORY, footers);
+            let (files, broken) = Catalog::new(reader.clone()).readable().await?;
+            if broken > 0 {
+                // What is in the others is given out; the exit code tells that it may not be all.
+                done = Done::WithFailures;
+            }
             if args.otlp {
-                return print_otlp(&packed::otlp::view(&reader, &files, trace).await?);
+                print_otlp(&packed::otlp::view(&reader, &files, trace).await?)?;
+                return Ok(done);
             }
             let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
             let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
@@ -58,7 +65,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     let mut out = BufWriter::with_capacity(64 << 10, std::io::stdout());
     if args.list {
         print_list(&index, &mut out).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
-        return Ok(Done::Well);
+        return Ok(done);
     }
     let reader = Reader::with_chunks(store, paths, chunks);
     let (bytes, chunks) = match args.json {
@@ -69,10 +76,10 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     if !quiet {
         say!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
     }
-    Ok(Done::Well)
+    Ok(done)
 }
 
-fn print_otlp(view: &View) -> Result<Done, Failure> {
+fn print_otlp(view: &View) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(&view.document).and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
     let Losses { unknown_fields, repeated, texts } = view.losses;
@@ -87,7 +94,7 @@ fn print_otlp(view: &View) -> Result<Done, Failure> {
             tracing::warn!("{} {which}; gravity restore gives what came: {exactly}", units::counted(count, what));
         }
     }
-    Ok(Done::Well)
+    Ok(())
 }
 
 /// Keeps only what was asked for.

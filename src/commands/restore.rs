@@ -29,8 +29,8 @@ pub async fn run(args: RestoreArgs, quiet: bool) -> Result<Done, Failure> {
     }
     let OpenStore { store, .. } = args.store.open().await?;
     Marker::expect_packed(&*store, LOOSE).await?;
-    let reader = Reader::new(store.clone(), NODE_BYTES);
-    let (files, broken) = files(&reader).await?;
+    let reader = Reader::with_footers(store.clone(), NODE_BYTES, args.cache.footers(&args.store));
+    let (files, broken) = Catalog::new(reader.clone()).readable().await?;
     let range = Range { prefix: args.prefix.clone(), since: args.since, until: args.until };
     let done = match (&args.raw_key, &args.to) {
         (Some(batch), _) => {
@@ -50,17 +50,6 @@ pub async fn run(args: RestoreArgs, quiet: bool) -> Result<Done, Failure> {
         (None, None) => list(&files, &range)?,
     };
     Ok(if broken > 0 { Done::WithFailures } else { done })
-}
-
-/// The files of spans that can be read, and how many cannot, which is told.
-async fn files(reader: &Arc<Reader>) -> Result<(Arc<Files>, u64), Error> {
-    let mut broken = 0;
-    let mut leave_out = |key, e| {
-        broken += 1;
-        tracing::error!("{key} is left out: {e}");
-    };
-    let files = Catalog::new(reader.clone()).refresh_despite(&mut leave_out).await?;
-    Ok((files, broken))
 }
 
 async fn one(reader: &Arc<Reader>, files: &Files, batch: &str) -> Result<Done, Failure> {

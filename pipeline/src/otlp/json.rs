@@ -82,8 +82,10 @@ fn id<const N: usize>(hex: &JsonText<'_>) -> MaybeId<Id<N>> {
     if hex.0.is_empty() { Err("missing".into()) } else { Id::from_hex(&hex.0) }
 }
 
+/// An id of zeros is none: so some producers write that a span has no parent.
 fn optional_id(hex: &JsonText<'_>) -> MaybeId<Option<SpanId>> {
-    if hex.0.is_empty() { Ok(None) } else { Id::from_hex(&hex.0).map(Some) }
+    let is_none = hex.0.is_empty() || *hex.0 == *b"0000000000000000";
+    if is_none { Ok(None) } else { Id::from_hex(&hex.0).map(Some) }
 }
 
 fn key_values<'a>(list: OrNull<Vec<JsonKeyValue<'a>>>) -> Vec<KeyValue<'a>> {
@@ -418,5 +420,8 @@ mod tests {
         assert_eq!(read.trace_id.unwrap().to_string(), "44e0aa00000000000000000000000001");
         assert_eq!(read.span_id, Err("2 hex digits instead of 16".into()));
         assert_eq!(read.parent_span_id, Ok(None));
+        let root = span(br#"{"spanId":"0000000000000000","parentSpanId":"0000000000000000"}"#).unwrap();
+        assert!(root.span_id.is_err());
+        assert_eq!(root.parent_span_id, Ok(None));
     }
 }

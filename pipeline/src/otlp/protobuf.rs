@@ -131,8 +131,10 @@ impl<'a> Message<'a> {
         Id::from_bytes(self.bytes)
     }
 
+    /// An id of zeros is none: so some producers write that a span has no parent.
     fn optional_id<const N: usize>(self) -> MaybeId<Option<Id<N>>> {
-        if self.bytes.is_empty() { Ok(None) } else { self.id().map(Some) }
+        let is_none = self.bytes.is_empty() || *self.bytes == [0; N];
+        if is_none { Ok(None) } else { self.id().map(Some) }
     }
 }
 

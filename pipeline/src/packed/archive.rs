@@ -144,6 +144,8 @@ pub struct Archive {
     lifting: Semaphore,
 }
 
+/// A table of fewer bytes would forget at once what it was told of the past.
+const WARM_FROM: usize = 1 << 20;
 /// Bytes of nodes that are remembered while a batch is read back.
 const READ_BACK_BYTES: usize = 32 << 20;
 /// Pieces (128 KiB) decompressed ahead of the framer.
@@ -160,7 +162,7 @@ impl Archive {
 
     /// Learns what was stored last, so that it is not stored once more. To be called before the first batch.
     pub async fn warm_up(&self) {
-        if self.settings.table_bytes == 0 {
+        if self.settings.table_bytes < WARM_FROM {
             return;
         }
         match warm_up(&self.store, &self.table).await {

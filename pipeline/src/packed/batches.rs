@@ -49,7 +49,7 @@ async fn first_whole(
 ) -> Result<BoxStream<'static, Result<Bytes>>> {
     let mut failed = None;
     for (file, group) in files {
-        match begin(restore_from(reader.clone(), file.file.clone(), batch.to_owned(), group)).await {
+        match begin(restore_from(reader.clone(), file.open()?, batch.to_owned(), group)).await {
             Ok(bytes) => return Ok(bytes),
             Err(e @ (Error::Corrupt { .. } | Error::NotFound(_))) => {
                 tracing::warn!("{batch}: {e}");
@@ -141,7 +141,7 @@ pub struct Found {
 /// The batches of a file for which it is the newest that has them, as far as they are meant.
 pub fn own<'f>(files: &'f Files, key: &'f Key, file: &'f SpansFile, range: &'f Range) -> impl Iterator<Item = &'f str> {
     let batches = file.batches.iter().map(String::as_str);
-    let is_newest = |batch: &&str| files.of_batch(batch).next().is_some_and(|newest| newest.file.key == *key);
+    let is_newest = |batch: &&str| files.of_batch(batch).next().is_some_and(|newest| newest.key == *key);
     batches.filter(|batch| range.has(batch, key)).filter(is_newest)
 }
 
@@ -160,14 +160,13 @@ pub fn selected(
                 if wanted.is_empty() {
                     return None;
                 }
-                Some(match batches_in(&reader, &file.file).await {
+                Some(match batches_of(&reader, &file).await {
                     Ok(mut places) => {
                         places.retain(|place| wanted.contains(&place.source));
                         let there: HashSet<&str> = places.iter().map(|place| &*place.source).collect();
                         let missing: Vec<_> = wanted.into_iter().filter(|batch| !there.contains(&**batch)).collect();
-                        let lost = (!missing.is_empty()).then(|| {
-                            Err((missing, file.file.corrupt("its metadata names them and it does not have them")))
-                        });
+                        let lost = (!missing.is_empty())
+                            .then(|| Err((missing, file.corrupt("its metadata names them and it does not have them"))));
                         let found = places.into_iter().map(|place| Ok(Found { file: file.clone(), place }));
                         found.chain(lost).collect()
                     }
@@ -176,6 +175,10 @@ pub fn selected(
             }
         })
         .flat_map(stream::iter)
+}
+
+async fn batches_of(reader: &Reader, file: &SpansFile) -> Result<Vec<Place>> {
+    batches_in(reader, &file.open()?).await
 }
 
 /// The name under which a batch is restored: its own, as that of a gzip file. `.gz` stays, `.zst` becomes `.gz`, and

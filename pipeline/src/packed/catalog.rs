@@ -2,7 +2,7 @@
 //! anything else.
 
 use super::SPANS;
-use super::format::{BATCHES_KEY, PACKS_KEY, REPLACES_KEY, bloom_of};
+use super::format::{BATCHES_KEY, PACKS_KEY, REPLACES_KEY, Window, bloom_of};
 use super::reader::{File, Reader};
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A file of spans.
 pub struct SpansFile {
-    /// The file, its metadata read.
-    pub file: File,
+    /// Its name.
+    pub key: Key,
+    /// Its end, not parsed: ten thousand of them are in memory.
+    end: Window,
     /// The keys of its batches.
     pub batches: Vec<String>,
     /// The packs that its references lead to.
@@ -39,8 +41,21 @@ impl SpansFile {
             packs: file.list(PACKS_KEY)?,
             replaces: file.list(REPLACES_KEY)?,
             blooms: blooms.collect(),
-            file: file.without_bytes(),
+            end: file.end(),
+            key: file.key,
         })
+    }
+
+    /// The file, its metadata read.
+    ///
+    /// # Errors
+    /// None: it could be read before.
+    pub fn open(&self) -> Result<File> {
+        File::parse(&self.key, self.end.clone())
+    }
+
+    pub(super) fn corrupt(&self, reason: impl Into<String>) -> Error {
+        Error::Corrupt { key: self.key.to_string(), reason: reason.into() }
     }
 
     /// True if this row group says that it may have rows of this trace.
@@ -90,18 +105,22 @@ impl Catalog {
         self.files().clone()
     }
 
-    /// Lists the files, and reads the metadata of those that are new.
+    /// Lists the files, and reads the metadata of those that are new. Gives how many are not what Gravity wrote, too:
+    /// they are logged and left out, since what is in the others can be read.
     ///
     /// # Errors
-    /// If the store fails, or a file is not what Gravity wrote.
-    pub async fn refresh(&self) -> Result<Arc<Files>> {
-        let mut broken = None;
-        let files = self.refresh_despite(&mut |_, e| broken = broken.take().or(Some(e))).await?;
-        broken.map_or(Ok(files), Err)
+    /// If the store fails.
+    pub async fn readable(&self) -> Result<(Arc<Files>, u64)> {
+        let mut broken = 0;
+        let mut leave_out = |key, e| {
+            broken += 1;
+            tracing::error!("{key} is left out: {e}");
+        };
+        let files = self.refresh_despite(&mut leave_out).await?;
+        Ok((files, broken))
     }
 
-    /// The same, but a file that is not what Gravity wrote is told to `broken` and left out: what is in the others can
-    /// be read.
+    /// The same, but those files are told to `broken`.
     ///
     /// # Errors
     /// If the store fails.
@@ -132,6 +151,9 @@ impl Catalog {
             }
         }
         drop(opened);
+        if let Some(footers) = self.reader.footers() {
+            footers.keep(&names);
+        }
         let files = Arc::new(Files::new(all));
         *self.files() = files.clone();
         Ok(files)

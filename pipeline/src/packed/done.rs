@@ -3,8 +3,8 @@
 use super::SPANS;
 use super::format::BATCHES_KEY;
 use super::reader::Reader;
-use crate::error::Result;
-use crate::store::{Key, Store};
+use crate::error::{Error, Result};
+use crate::store::{Key, Meta, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,10 +51,11 @@ impl DoneBatches {
         self.seen().batches.insert(short(batch));
     }
 
-    /// Reads the metadata of files that are new.
+    /// Reads the metadata of files that are new. One that is not what Gravity wrote has no batches: what was in it is
+    /// stored again where its raw files still stand.
     ///
     /// # Errors
-    /// If the store fails, or a file is not what Gravity wrote.
+    /// If the store fails.
     pub async fn refresh(&self) -> Result<()> {
         let mut listed = self.listed.lock().await;
         if listed.is_some_and(|at| at.elapsed() < FRESH) {
@@ -66,10 +67,17 @@ impl DoneBatches {
             files.into_iter().filter(|meta| !seen.files.contains(&meta.key)).collect()
         };
         let mut opened = stream::iter(new)
-            .map(|meta| async move { Ok::<_, crate::Error>((self.reader.open_metadata(&meta).await?, meta.key)) })
+            .map(|meta| async move { (batches_of(&self.reader, &meta).await, meta.key) })
             .buffer_unordered(AT_ONCE);
-        while let Some((file, key)) = opened.try_next().await? {
-            let batches: Vec<String> = file.map(|file| file.list(BATCHES_KEY)).transpose()?.unwrap_or_default();
+        while let Some((batches, key)) = opened.next().await {
+            let batches = match batches {
+                Ok(batches) => batches,
+                Err(e @ Error::Corrupt { .. }) => {
+                    tracing::error!("{e}: its batches count as not stored");
+                    vec![]
+                }
+                Err(e) => return Err(e),
+            };
             let mut seen = self.seen();
             seen.batches.extend(batches.iter().map(|batch| short(batch)));
             seen.files.insert(key);
@@ -77,6 +85,12 @@ impl DoneBatches {
         *listed = Some(Instant::now());
         Ok(())
     }
+}
+
+/// The batches of a file; none if it is gone.
+async fn batches_of(reader: &Reader, meta: &Meta) -> Result<Vec<String>> {
+    let file = reader.open_metadata(meta).await?;
+    file.map_or(Ok(vec![]), |file| file.list(BATCHES_KEY))
 }
 
 /// Stands for a batch's key: the first half of its BLAKE3.

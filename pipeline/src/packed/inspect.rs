@@ -2,6 +2,7 @@
 
 use super::batches::{Range, own};
 use super::catalog::{Catalog, Files, SpansFile};
+use super::footers::Footers;
 use super::reader::Reader;
 use super::restore::{heads_of_group, info_of_head};
 use super::row::RowKind;
@@ -29,6 +30,8 @@ pub struct Inspection {
     pub span_files: Folder,
     /// Files of spans that others stand for since they were compacted; they are among those above.
     pub replaced_files: u64,
+    /// Files of spans that cannot be read; what is in them is in none of the sums.
+    pub damaged_files: u64,
     /// What could not be stored.
     #[serde(flatten)]
     pub quarantined: Quarantined,
@@ -82,9 +85,10 @@ const NODE_BYTES: usize = 64 << 20;
 /// Inspects a store whose batches are below `raw_spans`, telling `progress` of every object looked at.
 ///
 /// # Errors
-/// If the store fails, or a file is not what Gravity wrote.
+/// If the store fails, or a row group is not what Gravity wrote.
 pub async fn inspect(
     store: &Arc<dyn Store>,
+    footers: Option<Footers>,
     raw_spans: &str,
     largest: usize,
     progress: impl Fn(u64),
@@ -96,8 +100,9 @@ pub async fn inspect(
         quarantined: quarantined(&**store, &progress).await?,
         ..Inspection::default()
     };
-    let reader = Reader::new(store.clone(), NODE_BYTES);
-    let files = Catalog::new(reader.clone()).refresh().await?;
+    let reader = Reader::with_footers(store.clone(), NODE_BYTES, footers);
+    let files;
+    (files, found.damaged_files) = Catalog::new(reader.clone()).readable().await?;
     found.replaced_files = (files.all().count() - files.live().count()) as u64;
 
     let mut traces = Counts::default();
@@ -125,11 +130,12 @@ async fn count(
     let all = Range::default();
     let own: HashSet<&str> = own(files, key, file, &all).collect();
     let (mut sums, mut traces) = (Sums::default(), HashMap::new());
-    for group in 0..file.file.metadata.num_row_groups() {
-        let heads = heads_of_group(reader, &file.file, group).await?;
+    let file = file.open()?;
+    for group in 0..file.metadata.num_row_groups() {
+        let heads = heads_of_group(reader, &file, group).await?;
         for head in heads.iter().filter(|head| std::str::from_utf8(head.source()).is_ok_and(|key| own.contains(key))) {
             if head.kind == RowKind::Batch {
-                let info = info_of_head(&file.file, head)?;
+                let info = info_of_head(&file, head)?;
                 sums.batches += 1;
                 sums.unreadable_batches += u64::from(info.problem.is_some());
                 sums.raw_bytes += info.raw_bytes;

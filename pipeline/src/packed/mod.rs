@@ -22,6 +22,7 @@ pub mod catalog;
 pub mod compact;
 pub mod done;
 pub mod envelope;
+pub mod footers;
 pub mod format;
 pub mod gaps;
 pub mod gc;

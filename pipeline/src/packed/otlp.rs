@@ -4,7 +4,7 @@ use super::archive::BatchInfo;
 use super::catalog::{Files, SpansFile};
 use super::envelope::{Elements, JsonEnvelope, ProtobufEnvelope};
 use super::node::Kind;
-use super::reader::Reader;
+use super::reader::{File, Reader};
 use super::restore::{info_of, rows_of_group};
 use super::row::{RowKind, Rows};
 use super::shape;
@@ -77,7 +77,7 @@ struct Part {
 
 /// The parts of a trace that a file has, in their order.
 async fn batches_in(reader: &Arc<Reader>, file: Arc<SpansFile>, trace: TraceId) -> Result<Vec<Part>> {
-    let mut groups = Groups { reader, file: &file, last: None };
+    let mut groups = Groups { reader, file: file.open()?, last: None };
     let mut sources: Vec<(Vec<u8>, usize)> = Vec::new();
     for group in file.groups_of(&trace) {
         let rows = groups.get(group).await?;
@@ -98,7 +98,7 @@ async fn batches_in(reader: &Arc<Reader>, file: Arc<SpansFile>, trace: TraceId) 
 /// The row groups of a file, the last one remembered.
 struct Groups<'a> {
     reader: &'a Reader,
-    file: &'a SpansFile,
+    file: File,
     last: Option<(usize, Arc<Rows<u64>>)>,
 }
 
@@ -107,7 +107,7 @@ impl Groups<'_> {
         match &self.last {
             Some((number, rows)) if *number == group => Ok(rows.clone()),
             _ => {
-                let rows = Arc::new(rows_of_group(self.reader, &self.file.file, group).await?);
+                let rows = Arc::new(rows_of_group(self.reader, &self.file, group).await?);
                 self.last = Some((group, rows.clone()));
                 Ok(rows)
             }
@@ -144,7 +144,7 @@ async fn part(groups: &mut Groups<'_>, source: &[u8], group: usize, trace: Trace
     let name = String::from_utf8_lossy(source).into_owned();
     // What stands before the first record, and then, since that tells the encoding, all of it.
     let (mut before, mut envelope) = (Vec::new(), None);
-    for group in first..groups.file.file.metadata.num_row_groups() {
+    for group in first..groups.file.metadata.num_row_groups() {
         let rows = groups.get(group).await?;
         let ours: Vec<usize> =
             (0..rows.rows.len()).filter(|&at| rows.texts.get(rows.rows[at].source) == source).collect();
@@ -153,7 +153,7 @@ async fn part(groups: &mut Groups<'_>, source: &[u8], group: usize, trace: Trace
                 let elements = match envelope {
                     Some(Envelope::Json(json)) => json.elements(),
                     Some(Envelope::Protobuf(protobuf)) => protobuf.elements().map_err(|e| {
-                        groups.file.file.corrupt(format!("batch {name}: a record that is not what it was: {e}"))
+                        groups.file.corrupt(format!("batch {name}: a record that is not what it was: {e}"))
                     })?,
                     None => Elements::default(),
                 };
@@ -161,7 +161,7 @@ async fn part(groups: &mut Groups<'_>, source: &[u8], group: usize, trace: Trace
             }
         }
     }
-    Err(groups.file.file.corrupt(format!("batch {name} has no end")))
+    Err(groups.file.corrupt(format!("batch {name} has no end")))
 }
 
 /// Takes some rows of a batch into its envelope; gives its sums if they are among them.
@@ -190,7 +190,7 @@ async fn read(
     for &at in some {
         let row = &rows.rows[at];
         if row.kind == RowKind::Batch {
-            return info_of(&groups.file.file, rows, at).map(Some);
+            return info_of(&groups.file, rows, at).map(Some);
         }
         let mut bytes = Vec::new();
         let shape = row.shape.map(|shape| shapes.get(shape)).transpose()?;

@@ -1,5 +1,6 @@
 //! Finding nodes, and putting texts and records together.
 
+use super::footers::Footers;
 use super::format::{Group, NodeGroup, PACKS_KEY, REPLACES_KEY, Window, metadata_of, read_nodes};
 use super::lift::fill;
 use super::node::{Kind, Node};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::store::{Key, Meta, Store};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,7 +40,7 @@ pub struct File {
 }
 
 impl File {
-    fn parse(key: &Key, window: Window) -> Result<Self> {
+    pub(super) fn parse(key: &Key, window: Window) -> Result<Self> {
         let columns = if key.as_str().starts_with(SPANS) { SPANS_COLUMNS } else { NODES_COLUMNS };
         let metadata =
             metadata_of(&window, columns).map_err(|reason| Error::Corrupt { key: key.to_string(), reason })?;
@@ -73,6 +74,19 @@ impl File {
         &self.window
     }
 
+    /// Its end, as far as it was read: the filters and the metadata.
+    pub(super) fn end(&self) -> Window {
+        let columns = self.metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let filters = columns.filter_map(|column| u64::try_from(column.bloom_filter_offset()?).ok());
+        let length = self.window.bytes.last_chunk::<8>().and_then(|end| end.first_chunk::<4>());
+        let metadata = length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)) + 8);
+        let start = filters.fold(self.size().saturating_sub(metadata), u64::min).max(self.window.start);
+        let skipped = usize::try_from(start - self.window.start).unwrap_or(usize::MAX);
+        // A copy, so that the rest is freed.
+        let bytes = Bytes::copy_from_slice(self.window.bytes.get(skipped..).unwrap_or_default());
+        Window { start: self.size() - bytes.len() as u64, bytes, size: self.size() }
+    }
+
     /// The same file without its bytes: they are read again where they are needed.
     pub fn without_bytes(mut self) -> Self {
         self.window = Window { start: self.window.size, bytes: Bytes::new(), size: self.window.size };
@@ -87,6 +101,7 @@ impl File {
 /// Reads nodes of one store.
 pub struct Reader {
     store: Arc<dyn Store>,
+    footers: Option<Footers>,
     cache: Mutex<Cache>,
     rows: Mutex<RecentRows>,
     /// Bytes of row groups that are remembered.
@@ -126,7 +141,17 @@ impl RecentRows {
 impl Reader {
     /// A reader that remembers about `budget` bytes of nodes.
     pub fn new(store: Arc<dyn Store>, budget: usize) -> Arc<Self> {
-        Arc::new(Self { store, cache: Mutex::default(), rows: Mutex::default(), budget })
+        Self::with_footers(store, budget, None)
+    }
+
+    /// The same, with a cache of the ends of files.
+    pub fn with_footers(store: Arc<dyn Store>, budget: usize, footers: Option<Footers>) -> Arc<Self> {
+        Arc::new(Self { store, footers, cache: Mutex::default(), rows: Mutex::default(), budget })
+    }
+
+    /// The cache of the ends of files.
+    pub(super) fn footers(&self) -> Option<&Footers> {
+        self.footers.as_ref()
     }
 
     /// The store.
@@ -146,6 +171,9 @@ impl Reader {
 
     /// Opens a Parquet file; `None` if there is none.
     pub async fn open(&self, key: &Key) -> Result<Option<File>> {
+        if let Some(file) = self.known(key, None) {
+            return Ok(Some(file));
+        }
         let Some(object) = self.store.get(key).await? else { return Ok(None) };
         let size = object.meta.size;
         if size <= WHOLE {
@@ -159,7 +187,16 @@ impl Reader {
     /// Opens a file that a listing told of, reading no more than its end; `None` if it is gone. What was read is kept no
     /// longer than this takes, but for the metadata and the filters before it.
     pub async fn open_metadata(&self, listed: &Meta) -> Result<Option<File>> {
-        self.open_large(&listed.key, listed.size).await
+        match self.known(&listed.key, Some(listed.size)) {
+            Some(file) => Ok(Some(file)),
+            None => self.open_large(&listed.key, listed.size).await,
+        }
+    }
+
+    /// A file whose end is in the cache.
+    fn known(&self, key: &Key, size: Option<u64>) -> Option<File> {
+        let window = self.footers.as_ref()?.get(key, size)?;
+        File::parse(key, window).ok()
     }
 
     async fn open_large(&self, key: &Key, size: u64) -> Result<Option<File>> {
@@ -171,7 +208,11 @@ impl Reader {
             let length = bytes.len().checked_sub(8).and_then(|at| bytes[at..].first_chunk::<4>());
             let needed = length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)) + 8);
             if needed <= tail || start == 0 {
-                return File::parse(key, Window { start, bytes, size }).map(Some);
+                let file = File::parse(key, Window { start, bytes, size })?;
+                if let Some(footers) = &self.footers {
+                    footers.put(key, &file.end());
+                }
+                return Ok(Some(file));
             }
             tail = needed;
         }

@@ -10,7 +10,7 @@ use crate::hash::{ByHash, hash_block};
 use crate::ids::TraceId;
 use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
-use crate::otlp::{Encoding, Frame, FrameBlock, Record, decode};
+use crate::otlp::{Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -69,7 +69,7 @@ async fn records_of(reader: &Arc<Reader>, files: &Files, trace: TraceId) -> Resu
 }
 
 async fn records_in(reader: &Reader, file: &SpansFile, group: usize, trace: TraceId) -> Result<Vec<RawRow>> {
-    let rows = rows_of_group(reader, &file.file, group).await?;
+    let rows = rows_of_group(reader, &file.open()?, group).await?;
     let ours: Vec<usize> =
         (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())).collect();
     let wanted = ours.iter().flat_map(|&at| rows.refs_of(at).iter().copied().chain(rows.rows[at].shape));
@@ -103,7 +103,15 @@ fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Se
         let hashed = hash_block(split_block(block, separator));
         chunks.extend(hashed.chunks);
         for record_read in hashed.records.items {
-            let Record::Span(span) = record_read else { continue };
+            let span = match record_read {
+                Record::Span(span) => span,
+                Record::Stray(Stray { reason, .. }) => {
+                    let source = &record.source;
+                    tracing::warn!("a record of batch {source} is left out: {reason}; gravity restore gives it");
+                    continue;
+                }
+                Record::Unrelated => continue,
+            };
             let entry = SpanEntry::new(span, record.source.clone());
             let one = TraceIndex::new(trace, separator.clone(), vec![entry]);
             index = Some(match index {

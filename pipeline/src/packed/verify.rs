@@ -295,8 +295,9 @@ impl Verifier<'_> {
         let mut packs: BTreeSet<u64> = file.packs.iter().copied().collect();
         let (mut begun, mut places, mut unnamed, mut is_whole) =
             (HashMap::new(), HashMap::new(), BTreeSet::new(), true);
-        for number in 0..file.file.metadata.num_row_groups() {
-            let rows = match of_this_object(stored_rows(&self.reader, &file.file, number).await)? {
+        let opened = &file.open()?;
+        for number in 0..opened.metadata.num_row_groups() {
+            let rows = match of_this_object(stored_rows(&self.reader, opened, number).await)? {
                 Ok(rows) => rows,
                 Err(reason) => {
                     is_whole = false;
@@ -314,7 +315,7 @@ impl Verifier<'_> {
                 hidden += u64::from(row.trace_id.is_some_and(|trace| !file.may_have(number, &trace)));
                 if row.kind == RowKind::Batch {
                     let source = rows.texts.get(row.source);
-                    if let Err(reason) = of_this_object(info_of(&file.file, &rows, at))? {
+                    if let Err(reason) = of_this_object(info_of(opened, &rows, at))? {
                         self.tell(Level::Error, "corrupt-spans", key, reason);
                     } else if let (Some(group), Ok(source)) = (begun.remove(source), std::str::from_utf8(source)) {
                         places.insert(source.to_owned(), group);
@@ -361,7 +362,7 @@ impl Verifier<'_> {
 
     /// Restores a batch, and forgets it.
     async fn batch(&mut self, key: &Key, file: &Arc<SpansFile>, batch: &str, group: usize) -> Result<()> {
-        let mut bytes = restore_from(self.reader.clone(), file.file.clone(), batch.to_owned(), group).boxed();
+        let mut bytes = restore_from(self.reader.clone(), file.open()?, batch.to_owned(), group).boxed();
         let mut size = 0;
         loop {
             match of_this_object(bytes.try_next().await)? {
@@ -487,7 +488,7 @@ impl Verifier<'_> {
             let mut looked_at = false;
             for group in groups {
                 (self.progress)(1);
-                let heads = match of_this_object(heads_of_group(&self.reader, &file.file, group).await)? {
+                let heads = match of_this_object(heads_of_group(&self.reader, &file.open()?, group).await)? {
                     Ok(heads) => heads,
                     Err(reason) => {
                         self.tell(Level::Error, "corrupt-spans", key, format!("row group {group}: {reason}"));
@@ -515,7 +516,7 @@ impl Verifier<'_> {
     }
 
     async fn rows_of_trace(&self, file: &SpansFile, group: usize, trace: &TraceId) -> Result<u64> {
-        let rows = rows_of_group(&self.reader, &file.file, group).await?;
+        let rows = rows_of_group(&self.reader, &file.open()?, group).await?;
         let (mut count, mut bytes) = (0, Vec::new());
         for at in (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())) {
             let nodes = self.reader.nodes(rows.refs_of(at).iter().copied().chain(rows.rows[at].shape)).await?;

@@ -73,7 +73,7 @@ impl Store for Faulty {
     }
 }
 
-fn batch(name: &str, bytes: &[u8]) -> Batch {
+pub fn batch(name: &str, bytes: &[u8]) -> Batch {
     let pieces: Vec<_> = bytes.chunks(50_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     Batch { key: BatchKey::Named(name.into()), raw: stream::iter(pieces).boxed() }
 }
@@ -89,7 +89,7 @@ fn text(n: usize) -> String {
 }
 
 /// Spans of which `shared` have a text that others have too.
-fn document(seed: usize, spans: usize) -> Vec<u8> {
+pub fn document(seed: usize, spans: usize) -> Vec<u8> {
     let span = |n: usize| {
         let inner = serde_json::json!([{ "role": "system", "content": text(0) }, { "role": "user", "content": text(seed * 1000 + n) }]);
         let content = serde_json::to_string(&inner.to_string()).unwrap();
@@ -106,14 +106,14 @@ fn document(seed: usize, spans: usize) -> Vec<u8> {
 /// Every batch of the store, restored.
 async fn restored(store: Arc<dyn Store>) -> Vec<(String, Vec<u8>)> {
     let reader = Reader::new(store, 1 << 20);
-    let files = Catalog::new(reader.clone()).refresh().await.unwrap();
+    let files = Catalog::new(reader.clone()).readable().await.unwrap().0;
     let mut names: Vec<String> = files.batches().map(str::to_owned).collect();
     names.sort();
     let mut batches = vec![];
     for name in names {
         let mut copies = vec![];
         for file in files.of_batch(&name) {
-            let file = reader.open(&file.file.key).await.unwrap().unwrap();
+            let file = reader.open(&file.key).await.unwrap().unwrap();
             let pieces: Vec<Bytes> = restore(reader.clone(), file, name.clone()).try_collect().await.unwrap();
             copies.push(pieces.concat());
         }

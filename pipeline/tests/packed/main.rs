@@ -5,4 +5,5 @@ mod archive;
 mod format;
 mod lift;
 mod nodes;
+mod requests;
 mod shape;
