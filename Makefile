@@ -15,7 +15,7 @@ build: ## Release build: target/release/gravity
 	cargo build --release
 
 test: ## All tests, those of the S3 store and of the queue against real servers
-	@dev/tools.sh seaweedfs ministack prometheus
+	@dev/tools.sh seaweedfs ministack prometheus engines
 	dev/ministack.py run -- dev/seaweedfs.py run --bucket gravity-test -- cargo test --workspace
 
 # Where cargo builds, and so where `make e2e` finds the binary.

@@ -4,7 +4,7 @@
 # (git-ignored, kept between runs; delete it to start over).
 #
 #   dev/tools.sh [NAME]...      all of them when none is named:
-#     seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint
+#     seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint engines
 set -euo pipefail
 
 MINISTACK=1.5.33
@@ -14,6 +14,12 @@ COMPOSE=2.40.3
 SHELLCHECK=0.11.0.1
 HADOLINT=2.15.1
 KUBERNETES_VALIDATE=1.37.0
+DUCKDB=2.0.0
+CHDB=4.4.0
+CHDB_CORE=26.9.0
+PYARROW=26.0.1
+OPENTELEMETRY_PROTO=1.45.2
+ZSTANDARD=0.25.0
 
 dev="$(cd "$(dirname "$0")" && pwd)"
 tools="$dev/../.tools"
@@ -116,6 +122,18 @@ lint() {
     touch "$stamp"
 }
 
+# What reads a packed store besides us (dev/sql), and what reads raw batches without our code (benches/otlp_content.py).
+engines() {
+    local stamp="$tools/engines/.engines-$DUCKDB-$CHDB-$CHDB_CORE-$PYARROW-$OPENTELEMETRY_PROTO-$ZSTANDARD"
+    [ -e "$stamp" ] && return
+    echo "tools: installing DuckDB $DUCKDB, chdb (ClickHouse $CHDB_CORE) and pyarrow $PYARROW" >&2
+    python3 -m venv --clear "$tools/engines"
+    "$tools/engines/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+        "duckdb==$DUCKDB" "chdb==$CHDB" "chdb-core==$CHDB_CORE" \
+        "pyarrow==$PYARROW" "opentelemetry-proto==$OPENTELEMETRY_PROTO" "zstandard==$ZSTANDARD"
+    touch "$stamp"
+}
+
 # cargo_tool NAME VERSION: a copy that the developer has on PATH is taken as it
 # is; ours follows the pinned version.
 cargo_tool() {
@@ -125,13 +143,13 @@ cargo_tool() {
     cargo install --quiet --locked --version "$2" --root "$tools" "$1"
 }
 
-[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint
+[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint engines
 for tool in "$@"; do
     case "$tool" in
         seaweedfs) seaweedfs ;;
         deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
         fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-        ministack | litellm | otelcol | prometheus | compose | lint) "$tool" ;;
-        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint" >&2; exit 2 ;;
+        ministack | litellm | otelcol | prometheus | compose | lint | engines) "$tool" ;;
+        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint engines" >&2; exit 2 ;;
     esac
 done

@@ -28,9 +28,16 @@ fn next_cut(text: &[u8]) -> usize {
     if text.len() <= LEAST {
         return text.len();
     }
-    let most = text.len().min(MOST);
+    let most = last_cut(text);
     let line_ends = memchr::memchr_iter(b'\n', &text[LEAST..most]).map(|at| LEAST + at + 1);
     line_ends.into_iter().find(|&end| mix(&text[end - WINDOW..end]).is_multiple_of(LINES)).unwrap_or(most)
+}
+
+/// Where a piece without a good line end ends: between two characters, so that the pieces of UTF-8 are UTF-8.
+fn last_cut(text: &[u8]) -> usize {
+    let is_inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    let most = text.len().min(MOST);
+    (most - 3..=most).rev().find(|&at| !is_inside(at)).unwrap_or(most)
 }
 
 /// Any function of the window does, as long as it never changes: FNV-1a with a last multiplication.

@@ -257,6 +257,19 @@ json.dump(answers + [[unicodedata.unidata_version, printable]], sys.stdout)";
 }
 
 #[test]
+fn pieces_of_utf_8_are_utf_8() {
+    for start in ["", "a", "ab", "abc"] {
+        let text = format!("{start}{}", "é🚀日".repeat(20_000));
+        let pieces: Vec<_> = super::cut(text.as_bytes()).collect();
+        assert!(pieces.len() > 4 && pieces.iter().all(|piece| std::str::from_utf8(piece).is_ok()));
+        assert_eq!(pieces.concat(), text.as_bytes());
+    }
+    // Nothing is lost of what is no text.
+    let bytes = [0x80; 100_000];
+    assert_eq!(super::cut(&bytes).collect::<Vec<_>>().concat(), bytes);
+}
+
+#[test]
 fn javascript_writes_as_we_do() {
     const SCRIPT: &str = "
 const texts = JSON.parse(require('fs').readFileSync(0, 'utf8'));
