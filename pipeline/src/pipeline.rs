@@ -11,7 +11,7 @@ use crate::observe::{Observer, StageClock};
 use crate::otlp::{FrameLimits, ParseSettings, parse};
 use crate::packed::archive::{Archive, ArchiveSettings};
 use crate::packed::done::DoneBatches;
-use crate::packed::packer::{FlushSettings, InWork};
+use crate::packed::packer::{FlushSettings, InWork, Names, SystemNames};
 use crate::split::{Separator, split};
 use crate::stages::ahead;
 use crate::store::Store;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub flush: FlushSettings,
     /// Packed: a batch is done only when it was read back and found byte-exact.
     pub read_back: bool,
+    /// Packed: what names of files are made of.
+    pub names: Arc<dyn Names>,
     /// Who is told how it goes.
     pub observer: Arc<dyn Observer>,
 }
@@ -74,6 +76,7 @@ impl Default for Settings {
             table_bytes: 64 << 20,
             flush: FlushSettings::default(),
             read_back: false,
+            names: Arc::new(SystemNames),
             observer: Arc::new(()),
         }
     }
@@ -124,6 +127,7 @@ impl Pipeline {
             table_bytes: settings.table_bytes,
             flush: settings.flush,
             read_back: settings.read_back,
+            names: settings.names.clone(),
             observer: settings.observer.clone(),
             ..ArchiveSettings::default()
         };

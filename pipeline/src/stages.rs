@@ -1,8 +1,10 @@
 //! How stages are joined: spawned work with a bound, so that each stage can have a core and none can run ahead.
 
 use crate::error::{Error, Result};
-use futures::{Stream, StreamExt, TryStreamExt, future, stream};
+use futures::future::Either;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
 use std::pin::Pin;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -43,4 +45,17 @@ where
     // The end of the pump is looked at, so that a panic in it is an error and never a short stream that looks whole.
     let panic = stream::once(pump).filter_map(|joined| future::ready(joined.err().map(|e| Err(Error::Task(e)))));
     ReceiverStream::new(receiver).chain(panic)
+}
+
+/// Begins work that takes long, apart from the threads that drive requests. A runtime of one thread, which has no other,
+/// does it before this returns: there, as in a simulation, everything comes in the same order every time.
+pub fn blocking<T, F>(work: F) -> impl Future<Output = Result<T>> + Send
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => Either::Left(future::ready(Ok(work()))),
+        _ => Either::Right(tokio::task::spawn_blocking(work).map(|joined| joined.map_err(Error::Task))),
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::format::BATCHES_KEY;
 use super::gaps::{Problem, gaps};
-use super::packer::{Begun, FlushSettings, Flushed, InWork, Lifted, Packer, batch_row};
+use super::packer::{Begun, FlushSettings, Flushed, InWork, Lifted, Names, Packer, SystemNames, batch_row};
 use super::reader::Reader;
 use super::restore::restore;
 use super::row::{RowKind, Rows};
@@ -51,6 +51,8 @@ pub struct ArchiveSettings {
     pub flush: FlushSettings,
     /// A batch is done only when it was read back from the store and found byte-exact.
     pub read_back: bool,
+    /// What names of files are made of.
+    pub names: Arc<dyn Names>,
     /// Who is told how it goes.
     pub observer: Arc<dyn Observer>,
 }
@@ -68,6 +70,7 @@ impl Default for ArchiveSettings {
             pack_bytes: 24 << 20,
             flush: FlushSettings::default(),
             read_back: false,
+            names: Arc::new(SystemNames),
             observer: Arc::new(()),
         }
     }
@@ -155,7 +158,7 @@ impl Archive {
     /// Prepares to write into `store`.
     pub fn new(store: Arc<dyn Store>, settings: ArchiveSettings) -> Self {
         let table = Arc::new(NodeTable::new(settings.table_bytes));
-        let packer = Packer::new(store.clone(), table.clone(), settings.flush);
+        let packer = Packer::new(store.clone(), table.clone(), settings.flush, settings.names.clone());
         let lifting = Semaphore::new(settings.batches.max(1));
         Self { settings, store, table, packer, lifting }
     }
@@ -165,7 +168,7 @@ impl Archive {
         if self.settings.table_bytes < WARM_FROM {
             return;
         }
-        match warm_up(&self.store, &self.table).await {
+        match warm_up(&self.store, &self.table, self.settings.names.now()).await {
             Ok(known) => tracing::debug!(known, "nodes that were stored last are known"),
             Err(e) => tracing::warn!("what was stored last is not known, and may be stored once more: {e}"),
         }
@@ -300,7 +303,9 @@ impl Archive {
             }
             if gathered.rows.size() > self.settings.rows_bytes {
                 let mut rows = std::mem::take(&mut gathered.rows);
-                rows.set_source(gathered.source.get_or_insert_with(|| name_of_large(source)).as_bytes());
+                rows.set_source(
+                    gathered.source.get_or_insert_with(|| name_of_large(source, &*self.settings.names)).as_bytes(),
+                );
                 gathered.begun = Some(self.packer.begin_file(rows, gathered.begun.take()).await?);
             }
         }
@@ -340,8 +345,8 @@ impl Gathered {
 }
 
 /// The name of a batch that is written before its hash is known: its own, or one by the time.
-fn name_of_large(source: Option<&str>) -> String {
-    source.map_or_else(|| format!("stdin/{:012x}", super::packer::now()), str::to_owned)
+fn name_of_large(source: Option<&str>, names: &dyn Names) -> String {
+    source.map_or_else(|| format!("stdin/{:012x}", names.now()), str::to_owned)
 }
 
 /// The BLAKE3 of what a stream gave.

@@ -77,9 +77,13 @@ struct Part {
 
 /// The parts of a trace that a file has, in their order.
 async fn batches_in(reader: &Arc<Reader>, file: Arc<SpansFile>, trace: TraceId) -> Result<Vec<Part>> {
+    let with_rows: Vec<usize> = file.groups_of(&trace).collect();
+    if with_rows.is_empty() {
+        return Ok(vec![]);
+    }
     let mut groups = Groups { reader, file: file.open()?, last: None };
     let mut sources: Vec<(Vec<u8>, usize)> = Vec::new();
-    for group in file.groups_of(&trace) {
+    for group in with_rows {
         let rows = groups.get(group).await?;
         for row in rows.rows.iter().filter(|row| row.trace_id.as_ref() == Some(trace.as_bytes())) {
             let source = rows.texts.get(row.source);

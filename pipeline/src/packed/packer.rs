@@ -7,10 +7,12 @@ use super::row::{Row, RowKind, Rows};
 use super::table::{NodeRef, NodeTable, Numbers, Pack, PackNumber};
 use super::{NODES, SPANS};
 use crate::error::{Error, Result};
+use crate::stages::blocking;
 use crate::store::{self, ErrorKind, Key, PutMode, Store};
 use bytes::Bytes;
 use parquet::errors::ParquetError;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,6 +30,29 @@ pub struct FlushSettings {
 impl Default for FlushSettings {
     fn default() -> Self {
         Self { bytes: 256 << 20, interval: None }
+    }
+}
+
+/// What the names of files are made of. A simulation has its own, so that everything in it follows from its seed.
+pub trait Names: fmt::Debug + Send + Sync + 'static {
+    /// Milliseconds since 1970.
+    fn now(&self) -> u64;
+    /// Tells two files of one millisecond apart.
+    fn random(&self) -> u32;
+}
+
+/// Names of the machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemNames;
+
+impl Names for SystemNames {
+    fn now(&self) -> u64 {
+        now()
+    }
+
+    fn random(&self) -> u32 {
+        // Seeded anew in every process and with every call.
+        RandomState::new().build_hasher().finish() as u32
     }
 }
 
@@ -68,6 +93,7 @@ pub struct Packer {
     store: Arc<dyn Store>,
     table: Arc<NodeTable>,
     settings: FlushSettings,
+    names: Arc<dyn Names>,
     effort: Effort,
     pending: Mutex<Pending>,
     /// Held while a flush is written: flushes come one after the other.
@@ -111,11 +137,17 @@ impl Drop for InWork {
 
 impl Packer {
     /// A packer into `store` of what `table` knows.
-    pub fn new(store: Arc<dyn Store>, table: Arc<NodeTable>, settings: FlushSettings) -> Arc<Self> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        table: Arc<NodeTable>,
+        settings: FlushSettings,
+        names: Arc<dyn Names>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             table,
             settings,
+            names,
             effort: Effort::INGEST,
             pending: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
@@ -225,7 +257,7 @@ impl Packer {
         let numbers = self.table.numbers();
         let traces = rows.rows.iter().filter(|row| row.trace_id.is_some()).count() as u64;
         let effort = self.effort;
-        tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let mut begun = match begun {
                 Some(begun) => begun,
                 None => Begun { writer: SpansWriter::new(effort, traces).map_err(parquet)?, packs: BTreeSet::new() },
@@ -247,7 +279,7 @@ impl Packer {
         }
         let mut keys = Vec::new();
         for file in files {
-            let key = spans_key(now());
+            let key = spans_key(self.names.now(), self.names.random());
             bytes += file.len() as u64;
             self.store.put(&key, file, PutMode::IfAbsent).await?;
             keys.push(key);
@@ -259,7 +291,7 @@ impl Packer {
     /// Puts a pack, and compresses the spans at the same time.
     async fn store_nodes(&self, sealed: &Sealed, spans: Option<Spans>) -> Result<(u64, Option<Bytes>)> {
         let (place, pack) = (sealed.place, &sealed.pack);
-        let mut number = PackNumber(now());
+        let mut number = PackNumber(self.names.now());
         'numbers: loop {
             let mut numbers = self.table.numbers();
             if !pack.nodes.is_empty() {
@@ -268,9 +300,9 @@ impl Packer {
             let numbers = Arc::new(numbers);
             let nodes = {
                 let (pack, numbers, effort) = (pack.clone(), numbers.clone(), self.effort);
-                tokio::task::spawn_blocking(move || encode_pack(&pack, place, &numbers, effort))
+                blocking(move || encode_pack(&pack, place, &numbers, effort))
             };
-            let file = spans.clone().map(|spans| tokio::task::spawn_blocking(move || spans.encode(&numbers)));
+            let file = spans.clone().map(|spans| blocking(move || spans.encode(&numbers)));
             let mut bytes = 0;
             for (number_of_file, nodes) in nodes.await?? {
                 bytes += nodes.len() as u64;
@@ -357,7 +389,7 @@ impl Spans {
 }
 
 async fn finish_large(lifted: Lifted, numbers: Numbers) -> Result<Bytes> {
-    tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let Lifted { source, rows, begun, .. } = lifted;
         let Some(Begun { mut writer, mut packs }) = begun else {
             return Err(Error::Config("a large batch without its file".into()));
@@ -448,9 +480,7 @@ pub fn nodes_key(number: PackNumber) -> Key {
 }
 
 /// `spans/dt={day}/{time}-{random}.parquet`.
-pub fn spans_key(milliseconds: u64) -> Key {
-    // Seeded anew in every process and with every call: enough to tell two files of one millisecond apart.
-    let random = RandomState::new().build_hasher().finish() as u32;
+pub fn spans_key(milliseconds: u64, random: u32) -> Key {
     Key::listed(format!("{}-{random:08x}.parquet", spans_from(milliseconds)))
 }
 

@@ -10,6 +10,7 @@ use super::shape::{Column, RowColumns, unshred};
 use super::table::PackNumber;
 use super::{MAX_ROW_BYTES, NODES, SPANS};
 use crate::error::{Error, Result};
+use crate::stages::blocking;
 use crate::store::{Key, Meta, Store};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -314,7 +315,7 @@ impl Reader {
             return Ok(group);
         }
         let group = self.group(&file, low).await?;
-        let read = tokio::task::spawn_blocking(move || read_nodes(&group)).await?;
+        let read = blocking(move || read_nodes(&group)).await?;
         let group = Arc::new(read.map_err(|reason| file.corrupt(reason))?);
         self.cache().remember(place, group.clone(), self.budget);
         Ok(group)

@@ -5,6 +5,7 @@ use super::format::{Head, read_heads, read_rows};
 use super::reader::{File, Reader};
 use super::row::{RowKind, Rows};
 use crate::error::{Error, Result};
+use crate::stages::blocking;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ const PIECE: usize = 256 << 10;
 /// If the store fails, or the file is not what Gravity wrote.
 pub async fn rows_of_group(reader: &Reader, file: &File, group: usize) -> Result<Rows<u64>> {
     let group = reader.group(file, group).await?;
-    let stored = tokio::task::spawn_blocking(move || read_rows(&group)).await?;
+    let stored = blocking(move || read_rows(&group)).await?;
     let stored = stored.map_err(|reason| file.corrupt(reason))?;
     let shapes = reader.nodes_alone(stored.rows.rows.iter().filter_map(|row| row.shape)).await?;
     stored.with_rest(|shape| shapes.get(shape).map(|node| node.text)).map_err(|e: Error| match e {
@@ -78,7 +79,7 @@ pub async fn batches_in(reader: &Reader, file: &File) -> Result<Vec<Place>> {
 /// If the store fails, or the file is not what Gravity wrote.
 pub async fn heads_of_group(reader: &Reader, file: &File, group: usize) -> Result<Vec<Head>> {
     let group = reader.group(file, group).await?;
-    let heads = tokio::task::spawn_blocking(move || read_heads(&group)).await?;
+    let heads = blocking(move || read_heads(&group)).await?;
     heads.map_err(|reason| file.corrupt(reason))
 }
 

@@ -12,6 +12,7 @@ use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
 use crate::otlp::{Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
+use crate::stages::blocking;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub async fn load(
         return Err(Error::NotFound(format!("trace {trace} is not in {}", reader.store().location())));
     }
     let (keys, separator) = (keys.clone(), separator.clone());
-    tokio::task::spawn_blocking(move || read(trace, records, &keys, &separator)).await?
+    blocking(move || read(trace, records, &keys, &separator)).await?
 }
 
 /// The records of a trace, from all batches.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::hash::ChunkHash;
 use crate::ids::TraceId;
 use crate::ledger::Done;
+use crate::stages::blocking;
 use crate::store::{Key, Meta, Store};
 use crate::verify::batches::in_quarantine;
 use crate::verify::{Finding, Level, Share, UNKNOWN};
@@ -531,14 +532,14 @@ impl Verifier<'_> {
 /// The rows of a row group, without their values that have no column.
 async fn stored_rows(reader: &Reader, file: &File, group: usize) -> Result<super::row::Rows<u64>> {
     let group = reader.group(file, group).await?;
-    let stored = tokio::task::spawn_blocking(move || read_rows(&group)).await?;
+    let stored = blocking(move || read_rows(&group)).await?;
     stored.map(|stored| stored.rows).map_err(|reason| file.corrupt(reason))
 }
 
 /// The packs that the nodes of a row group lead to.
 async fn packs_of_group(reader: &Reader, file: &File, group: usize) -> Result<BTreeSet<u64>> {
     let group = reader.group(file, group).await?;
-    let packs = tokio::task::spawn_blocking(move || {
+    let packs = blocking(move || {
         let nodes = read_nodes(&group)?;
         let refs = nodes.iter().flat_map(|(_, node)| node.refs.iter());
         Ok::<_, String>(refs.map(|&id| PackNumber::of_node(id as u64).0).collect())

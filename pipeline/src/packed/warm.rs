@@ -3,10 +3,11 @@
 use super::SPANS;
 use super::format::{NodeGroup, PACKS_KEY, REPLACES_KEY, read_nodes};
 use super::node::{Kind, NodeKey};
-use super::packer::{now, spans_from};
+use super::packer::spans_from;
 use super::reader::{File, NodeSet, Reader};
 use super::table::{NodeRef, NodeTable, PackNumber};
 use crate::error::{Error, Result};
+use crate::stages::blocking;
 use crate::store::{Meta, Store};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,14 +28,14 @@ const HASHED_BYTES: usize = 128 << 20;
 const AT_ONCE: usize = 4;
 
 /// Tells the table of the nodes that were stored last, as far as it has room; gives how many. Only packs that a file of
-/// spans names are read: what no file names is garbage, which may go at any time.
+/// spans names are read: what no file names is garbage, which may go at any time. `now` is in milliseconds since 1970.
 ///
 /// # Errors
 /// If the store fails. Files that are not what Gravity wrote are left out.
-pub async fn warm_up(store: &Arc<dyn Store>, table: &Arc<NodeTable>) -> Result<usize> {
+pub async fn warm_up(store: &Arc<dyn Store>, table: &Arc<NodeTable>, now: u64) -> Result<usize> {
     // It remembers nothing: every file is read once.
     let reader = Reader::new(store.clone(), 0);
-    let packs = recent_packs(&reader).await?;
+    let packs = recent_packs(&reader, now).await?;
     let mut files = stream::iter(packs).map(|pack| whole(reader.file_of(pack))).buffered(AT_ONCE);
     let (mut groups, mut bytes, mut seen) = (Vec::new(), 0, HashSet::new());
     while let Some(file) = files.try_next().await? {
@@ -54,14 +55,14 @@ pub async fn warm_up(store: &Arc<dyn Store>, table: &Arc<NodeTable>) -> Result<u
     }
     drop(files);
     let table = table.clone();
-    Ok(tokio::task::spawn_blocking(move || tell(&groups, &table)).await?)
+    blocking(move || tell(&groups, &table)).await
 }
 
 /// The packs that the newest files of spans name, newest first.
-async fn recent_packs(reader: &Reader) -> Result<Vec<PackNumber>> {
+async fn recent_packs(reader: &Reader, now: u64) -> Result<Vec<PackNumber>> {
     let mut listed: Vec<Meta> = Vec::new();
     for back in BACK {
-        let from = spans_from(now().saturating_sub(back.as_millis() as u64));
+        let from = spans_from(now.saturating_sub(back.as_millis() as u64));
         listed = reader.store().list(&format!("{SPANS}/"), Some(&from)).try_collect().await?;
         if listed.len() >= SPANS_FILES {
             break;
@@ -97,7 +98,7 @@ async fn whole<T>(read: impl Future<Output = Result<T>>) -> Result<Option<T>> {
 
 async fn group_of(reader: &Reader, file: &File, number: usize) -> Result<NodeGroup> {
     let group = reader.group(file, number).await?;
-    let read = tokio::task::spawn_blocking(move || read_nodes(&group)).await?;
+    let read = blocking(move || read_nodes(&group)).await?;
     read.map_err(|reason| file.corrupt(reason))
 }
 

@@ -1,17 +1,19 @@
 //! Workers that crash at any point, on a store that fails, delays and reorders, in simulated time: thousands of
 //! schedules a minute, each from one seed.
 //!
-//! `SIM_SCHEDULES=5000` runs more of them, `SIM_SEED=17` that one alone. What must hold is checked at every write,
-//! since any of them may be the last before a crash, and once more at the end.
+//! `SIM_SCHEDULES=5000` runs more of them, `SIM_SEED=17` that one alone, on each layout. What must hold is checked at
+//! every write, since any of them may be the last before a crash, and once more at the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod packed;
 mod toxic;
 mod world;
 
 use futures::future;
 use futures::{StreamExt, TryStreamExt};
 use gravity_pipeline::ids::TraceId;
-use gravity_pipeline::loose::Paths;
+use gravity_pipeline::loose::{Layout, Paths};
+use gravity_pipeline::packed::packer::FlushSettings;
 use gravity_pipeline::pipeline::{Pipeline, Settings};
 use gravity_pipeline::reconstruct;
 use gravity_pipeline::retry::Policy;
@@ -30,30 +32,51 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}: a number")))
 }
 
-#[test]
-fn whatever_crashes_and_fails_nothing_is_lost_and_nothing_dangles() {
+/// Runs the schedules that are asked for, and says what came.
+fn schedules(layout: Layout) -> Option<(u64, Came)> {
     if let Some(seed) = number("SIM_SEED") {
-        println!("{:?}", schedule(seed));
-        return;
+        println!("{:?}", schedule(seed, layout));
+        return None;
     }
-    let (mut crashes, mut faults, mut late, mut cut) = (0, 0, 0, 0);
+    let mut all = Came::default();
     let schedules = number("SIM_SCHEDULES").unwrap_or(300);
     for seed in 1..=schedules {
-        let came = schedule(seed);
-        crashes += came.crashes;
-        faults += came.failed;
-        late += came.unanswered;
-        cut += came.cut;
+        let came = schedule(seed, layout);
+        all.crashes += came.crashes;
+        all.failed += came.failed;
+        all.unanswered += came.unanswered;
+        all.cut += came.cut;
+        all.twice += came.twice;
+        all.collisions += came.collisions;
     }
-    println!("{schedules} schedules: {crashes} crashes, {faults} requests failed, {late} unanswered, {cut} bodies cut");
+    let Came { crashes, failed, unanswered, cut, .. } = all;
+    println!(
+        "{schedules} schedules: {crashes} crashes, {failed} requests failed, {unanswered} unanswered, {cut} bodies cut"
+    );
     // Or the simulation is not what it says.
-    assert!(crashes > schedules && faults > 10 * schedules && late > 5 * schedules && cut > schedules / 2);
+    assert!(crashes > schedules && failed > 10 * schedules && unanswered > 5 * schedules && cut > schedules / 2);
+    Some((schedules, all))
+}
+
+#[test]
+fn whatever_crashes_and_fails_nothing_is_lost_and_nothing_dangles() {
+    schedules(Layout::Loose);
+}
+
+#[test]
+fn whatever_crashes_and_fails_every_batch_of_a_packed_store_is_restored() {
+    let Some((schedules, came)) = schedules(Layout::Packed) else { return };
+    let Came { twice, collisions, .. } = came;
+    println!("{twice} batches stored more than once, {collisions} packs whose number another worker had taken");
+    assert!(twice > schedules / 2 && collisions > 0);
 }
 
 #[test]
 fn a_seed_is_one_schedule() {
     for seed in [3, 4] {
-        assert_eq!(schedule(seed), schedule(seed));
+        for layout in [Layout::Loose, Layout::Packed] {
+            assert_eq!(schedule(seed, layout), schedule(seed, layout));
+        }
     }
 }
 
@@ -65,24 +88,30 @@ pub struct Came {
     /// Requests that were given up, though the store did them then or later.
     pub unanswered: u64,
     pub cut: u64,
+    /// Packed: batches that are in more than one file.
+    pub twice: u64,
+    /// Packed: packs that were to have a number that was taken.
+    pub collisions: u64,
     /// Every request in order.
     pub history: String,
 }
 
-fn schedule(seed: u64) -> Came {
+fn schedule(seed: u64, layout: Layout) -> Came {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let came = run(seed).await;
+        let came = run(seed, layout).await;
         came.unwrap_or_else(|broken| {
-            panic!("{broken}\nagain: SIM_SEED={seed} cargo test -p gravity-pipeline --test simulation whatever")
+            panic!(
+                "{layout:?}: {broken}\nagain: SIM_SEED={seed} cargo test -p gravity-pipeline --test simulation whatever"
+            )
         })
     })
 }
 
-async fn run(seed: u64) -> Result<Came, String> {
+async fn run(seed: u64, layout: Layout) -> Result<Came, String> {
     let mut dice = Dice::new(seed);
-    let batches = Batches::roll(&mut dice);
-    let world = World::new(&mut dice);
+    let batches = Arc::new(Batches::roll(&mut dice));
+    let world = World::new(&mut dice, batches.clone(), layout);
     batches.upload(&world.store).await;
     let workers: Vec<_> = (0..1 + dice.roll(4)).map(|_| tokio::spawn(lives(world.clone(), dice.split()))).collect();
     for worker in workers {
@@ -92,10 +121,14 @@ async fn run(seed: u64) -> Result<Came, String> {
     tokio::time::sleep(Duration::from_secs(60)).await;
     world.broken()?;
 
-    work_to_the_end(world.store.clone()).await?;
+    work_to_the_end(world.store.clone(), &world).await?;
+    if layout == Layout::Packed {
+        packed::is_whole(&world).await?;
+        return Ok(world.came());
+    }
     let undisturbed = Arc::new(Memory::new());
     batches.upload(&undisturbed).await;
-    work_to_the_end(undisturbed.clone()).await?;
+    work_to_the_end(undisturbed.clone(), &world).await?;
     same(&objects(&world.store).await, &objects(&undisturbed).await)?;
     is_whole(&world.store, &batches).await?;
     Ok(world.came())
@@ -103,48 +136,62 @@ async fn run(seed: u64) -> Result<Came, String> {
 
 /// One worker after the other crashes and is started again; the last one is stopped.
 async fn lives(world: Arc<World>, mut dice: Dice) {
+    let clock = Arc::new(packed::Clock::roll(&world, &mut dice));
     for _ in 0..1 + dice.roll(5) {
         let requests = 1 + dice.roll(120);
         let life = Arc::new(Life::new(requests));
         let store = Toxic { world: world.clone(), life: life.clone() };
-        let _ = future::select(pin!(live(store)), pin!(life.ended())).await;
+        let _ = future::select(pin!(live(store, &clock)), pin!(life.ended())).await;
         world.note(|came| came.crashes += 1);
         tokio::time::sleep(Duration::from_millis(dice.roll(2000))).await;
     }
     let store = Toxic { world, life: Arc::new(Life::new(u64::MAX)) };
-    let _ = tokio::time::timeout(Duration::from_millis(dice.roll(60_000)), live(store)).await;
+    let _ = tokio::time::timeout(Duration::from_millis(dice.roll(60_000)), live(store, &clock)).await;
 }
 
-async fn live(store: Toxic) {
+async fn live(store: Toxic, clock: &Arc<packed::Clock>) {
     // Without jitter: its dice are not ours.
     let policy = Policy { max_elapsed: Duration::from_secs(5), jitter: 0.0, ..Policy::default() };
+    let world = store.world.clone();
     let store: Arc<dyn Store> = Arc::new(Retrying::new(store, policy));
+    let settings = Settings {
+        requests: 8,
+        layout: Some(world.layout),
+        flush: FlushSettings { interval: Some(Duration::from_millis(500)), ..FlushSettings::default() },
+        read_back: world.deletes_raw,
+        names: clock.clone(),
+        ..Settings::default()
+    };
     let pipeline = loop {
-        match Pipeline::open(store.clone(), Settings { requests: 8, ..Settings::default() }).await {
+        match Pipeline::open(store.clone(), settings.clone()).await {
             Ok(pipeline) => break pipeline,
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     };
-    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(false));
-    worker.run(CancellationToken::new()).for_each(|_| future::ready(())).await;
+    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(false, &world));
+    let mut ends = worker.run(CancellationToken::new());
+    while let Some((batch, outcome)) = ends.next().await {
+        world.hear(batch.as_str(), &outcome);
+    }
 }
 
-fn worker_settings(once: bool) -> WorkerSettings {
+fn worker_settings(once: bool, world: &World) -> WorkerSettings {
     WorkerSettings {
         once,
         poll_interval: Duration::from_secs(1),
         full_scan_interval: Duration::from_secs(5),
         max_concurrent: 3,
         shutdown_grace: Duration::ZERO,
-        delete_raw: false,
+        delete_raw: world.deletes_raw,
         events: None,
     }
 }
 
 /// What a worker does that nothing disturbs.
-async fn work_to_the_end(store: Arc<Memory>) -> Result<(), String> {
-    let pipeline = Pipeline::open(store.clone(), Settings::default()).await.map_err(|e| e.to_string())?;
-    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(true));
+async fn work_to_the_end(store: Arc<Memory>, world: &World) -> Result<(), String> {
+    let settings = Settings { layout: Some(world.layout), ..Settings::default() };
+    let pipeline = Pipeline::open(store.clone(), settings).await.map_err(|e| e.to_string())?;
+    let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(true, world));
     let ends = worker.run(CancellationToken::new()).map(|(batch, outcome)| match outcome {
         gravity_pipeline::worker::Outcome::Failed(e) => Err(format!("{batch}: {e}")),
         _ => Ok(()),

@@ -86,14 +86,16 @@ impl Toxic {
 
     /// An object whose body comes in pieces, and may break off.
     fn in_pieces(&self, object: Object) -> Object {
+        /// A body is cut at fifteen places at most.
         const PIECE: usize = 200;
         let Object { meta, body, crc32 } = object;
         let (world, life) = (self.world.clone(), self.life.clone());
         let key = meta.key.to_string();
         let pieces = body
             .map_ok(|whole| {
-                let starts = (0..whole.len()).step_by(PIECE);
-                let pieces: Vec<_> = starts.map(|at| Ok(whole.slice(at..whole.len().min(at + PIECE)))).collect();
+                let piece = PIECE.max(whole.len() / 16);
+                let starts = (0..whole.len()).step_by(piece);
+                let pieces: Vec<_> = starts.map(|at| Ok(whole.slice(at..whole.len().min(at + piece)))).collect();
                 stream::iter(pieces)
             })
             .try_flatten()
@@ -168,7 +170,7 @@ impl Store for Toxic {
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
-        let (store, at) = (self.world.store.clone(), key.clone());
-        self.send("delete", key.as_str(), async move { store.delete(&at).await }).await
+        let (world, at) = (self.world.clone(), key.clone());
+        self.send("delete", key.as_str(), async move { world.delete(&at).await }).await
     }
 }

@@ -1,11 +1,12 @@
 //! What all workers of a schedule share: the store, the dice, and the eyes that see every write.
 
-use crate::Came;
+use crate::{Came, packed};
 use bytes::Bytes;
 use gravity_pipeline::compress::gunzip;
 use gravity_pipeline::hash::ChunkHash;
-use gravity_pipeline::loose::{LedgerEntry, Paths, TraceIndex};
-use gravity_pipeline::store::{Key, Memory, PutMode, Store};
+use gravity_pipeline::loose::{Layout, LedgerEntry, Paths, TraceIndex};
+use gravity_pipeline::store::{self, ErrorKind, Key, Memory, PutMode, Store};
+use gravity_pipeline::worker::Outcome;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -37,16 +38,18 @@ pub struct Batches {
     files: Vec<(String, Vec<u8>)>,
     /// Trace, span id and content of the good ones.
     spans: BTreeSet<(String, String, String)>,
+    /// Of the bad ones, as far as they are whole.
+    rescued: BTreeSet<(String, String, String)>,
 }
 
 impl Batches {
     /// A few that share traces and lines; some are bad.
     pub fn roll(dice: &mut Dice) -> Self {
-        let mut batches = Self { files: Vec::new(), spans: BTreeSet::new() };
+        let mut batches = Self { files: Vec::new(), spans: BTreeSet::new(), rescued: BTreeSet::new() };
         for n in 0..3 + dice.roll(4) {
             let key = format!("raw-spans/dt=1/hour={:02}/batch-{n}", dice.roll(3));
             let is_bad = dice.roll(6) == 0;
-            let mut spans = Vec::new();
+            let (mut spans, mut named) = (Vec::new(), Vec::new());
             for _ in 0..1 + dice.roll(4) {
                 let (trace, id) = (format!("{:032x}", 1 + dice.roll(3)), format!("{:016x}", 1 + dice.roll(1 << 20)));
                 let lines: Vec<_> = (0..1 + dice.roll(6)).map(|_| format!("line {}", dice.roll(30))).collect();
@@ -55,13 +58,15 @@ impl Batches {
                     "traceId": trace, "spanId": id, "name": "s", "startTimeUnixNano": "1", "endTimeUnixNano": "2",
                     "attributes": [{"key": "input.value", "value": {"stringValue": text}}],
                 }));
-                if !is_bad {
-                    batches.spans.insert((trace, id, text));
-                }
+                named.push((trace, id, text));
             }
             let mut document = json!({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).to_string();
             if is_bad {
                 document.truncate(document.len() - 9);
+                named.pop();
+                batches.rescued.extend(named);
+            } else {
+                batches.spans.extend(named);
             }
             batches.files.push((key, document.into_bytes()));
         }
@@ -74,10 +79,24 @@ impl Batches {
         }
     }
 
+    /// Keys and bytes.
+    pub fn files(&self) -> &[(String, Vec<u8>)] {
+        &self.files
+    }
+
     /// The content of each trace's spans, sorted.
     pub fn content(&self) -> BTreeMap<String, Vec<String>> {
+        Self::by_trace(&self.spans)
+    }
+
+    /// The same of a store that keeps what can be read of bad batches.
+    pub fn all_content(&self) -> BTreeMap<String, Vec<String>> {
+        Self::by_trace(&self.spans.union(&self.rescued).cloned().collect())
+    }
+
+    fn by_trace(spans: &BTreeSet<(String, String, String)>) -> BTreeMap<String, Vec<String>> {
         let mut traces: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (trace, _, text) in &self.spans {
+        for (trace, _, text) in spans {
             traces.entry(trace.clone()).or_default().push(text.clone());
         }
         traces.values_mut().for_each(|texts| texts.sort());
@@ -102,6 +121,11 @@ pub struct Weather {
 pub struct World {
     pub store: Arc<Memory>,
     pub weather: Weather,
+    pub layout: Layout,
+    /// Packed: raw files go once they are stored.
+    pub deletes_raw: bool,
+    pub batches: Arc<Batches>,
+    pub began: Instant,
     state: Mutex<State>,
 }
 
@@ -113,10 +137,12 @@ struct State {
     storm_until: Option<Instant>,
     /// When a key was written first.
     born: BTreeMap<String, Instant>,
+    /// Packed: the batches that are in the store.
+    stored: BTreeSet<String>,
 }
 
 impl World {
-    pub fn new(dice: &mut Dice) -> Arc<Self> {
+    pub fn new(dice: &mut Dice, batches: Arc<Batches>, layout: Layout) -> Arc<Self> {
         let weather = Weather {
             fail: dice.roll(300),
             lose: dice.roll(150),
@@ -132,8 +158,11 @@ impl World {
             broken: None,
             storm_until: None,
             born: BTreeMap::new(),
+            stored: BTreeSet::new(),
         };
-        Arc::new(Self { store: Arc::new(Memory::new()), weather, state: Mutex::new(state) })
+        let deletes_raw = layout == Layout::Packed && dice.roll(2) == 0;
+        let (store, state, began) = (Arc::new(Memory::new()), Mutex::new(state), Instant::now());
+        Arc::new(Self { store, weather, layout, deletes_raw, batches, began, state })
     }
 
     pub fn roll(&self, below: u64) -> u64 {
@@ -150,6 +179,19 @@ impl World {
         let fails = state.dice.roll(1000) < self.weather.fail || state.storm_until.is_some_and(|until| now < until);
         state.came.failed += u64::from(fails);
         fails
+    }
+
+    /// Something is not as it must be.
+    fn is_broken(&self, what: String) {
+        self.state.lock().unwrap().broken.get_or_insert(what);
+    }
+
+    /// A worker says what became of a batch.
+    pub fn hear(&self, batch: &str, outcome: &Outcome) {
+        let is_stored = || self.state.lock().unwrap().stored.contains(batch);
+        if self.layout == Layout::Packed && matches!(outcome, Outcome::Committed(..)) && !is_stored() {
+            self.is_broken(format!("{batch} was acknowledged, and is not in the store"));
+        }
     }
 
     pub fn note(&self, change: impl FnOnce(&mut Came)) {
@@ -175,20 +217,35 @@ impl World {
     }
 
     /// Writes to the store, and looks at what would be left if everything ended here.
-    pub async fn put(
-        &self,
-        key: &Key,
-        body: Bytes,
-        mode: PutMode,
-    ) -> gravity_pipeline::store::Result<Option<gravity_pipeline::store::ETag>> {
+    pub async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> store::Result<Option<store::ETag>> {
         let before = self.store.read(key).await?;
-        let written = self.store.put(key, body.clone(), mode).await?;
+        let written = self.store.put(key, body.clone(), mode).await;
+        let was_taken = matches!(&written, Err(store::Error { kind: ErrorKind::Precondition, .. }));
+        if was_taken && key.as_str().starts_with("nodes/") && before.as_ref().is_some_and(|(there, _)| *there != body) {
+            self.note(|came| came.collisions += 1);
+        }
+        let written = written?;
         self.state.lock().unwrap().born.entry(key.to_string()).or_insert_with(Instant::now);
-        if let Err(broken) = self.look(key, &body, before.as_ref().map(|(bytes, _)| bytes)).await {
-            let mut state = self.state.lock().unwrap();
-            state.broken.get_or_insert(format!("{key}: {broken}"));
+        let before = before.as_ref().map(|(bytes, _)| bytes);
+        let looked = match self.layout {
+            Layout::Loose => self.look(key, &body, before).await,
+            Layout::Packed => {
+                let found = packed::look(self, key, &body, before).await;
+                found.map(|batches| self.state.lock().unwrap().stored.extend(batches))
+            }
+        };
+        if let Err(broken) = looked {
+            self.is_broken(format!("{key}: {broken}"));
         }
         Ok(written)
+    }
+
+    /// Deletes, but no raw file that is not stored.
+    pub async fn delete(&self, key: &Key) -> store::Result<()> {
+        if key.as_str().starts_with("raw-spans/") && !self.state.lock().unwrap().stored.contains(key.as_str()) {
+            self.is_broken(format!("{key} was deleted, and is not stored"));
+        }
+        self.store.delete(key).await
     }
 
     async fn look(&self, key: &Key, body: &Bytes, before: Option<&Bytes>) -> Result<(), String> {

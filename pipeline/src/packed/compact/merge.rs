@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::packed::format::{NodeGroup, read_nodes};
 use crate::packed::node::{Kind, Node};
 use crate::packed::reader::{File, Reader};
+use crate::stages::blocking;
 use parquet::file::statistics::Statistics;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ impl Cursor {
 /// The nodes of a row group.
 pub async fn read_group(reader: &Reader, file: &File, group: usize) -> Result<NodeGroup> {
     let group = reader.group(file, group).await?;
-    let read = tokio::task::spawn_blocking(move || read_nodes(&group)).await?;
+    let read = blocking(move || read_nodes(&group)).await?;
     read.map_err(|reason| Error::Corrupt { key: file.key.to_string(), reason })
 }
 

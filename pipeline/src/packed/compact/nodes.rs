@@ -8,6 +8,7 @@ use crate::packed::node::{Kind, Node};
 use crate::packed::packer::parquet;
 use crate::packed::reader::{File, Reader, held_packs};
 use crate::packed::table::PackNumber;
+use crate::stages::blocking;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -138,7 +139,7 @@ pub async fn write(
 
 async fn write_group(mut writer: NodesWriter, pile: Pile, packs: &mut BTreeSet<u64>) -> Result<NodesWriter> {
     packs.extend(pile.refs.iter().map(|&child| PackNumber::of_node(child as u64).0));
-    let written = tokio::task::spawn_blocking(move || writer.write_group(pile.nodes()).map(|()| writer));
+    let written = blocking(move || writer.write_group(pile.nodes()).map(|()| writer));
     written.await?.map_err(parquet)
 }
 

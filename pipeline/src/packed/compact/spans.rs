@@ -10,6 +10,7 @@ use crate::packed::reader::{File, Reader};
 use crate::packed::restore::{info_of, rows_of_group};
 use crate::packed::row::{RowKind, Rows};
 use crate::packed::table::PackNumber;
+use crate::stages::blocking;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ impl Contents {
         let mut contents = Self { batches: vec![], traces: 0 };
         for group in 0..file.metadata.num_row_groups() {
             let group = reader.group(file, group).await?;
-            let rows = tokio::task::spawn_blocking(move || read_rows(&group)).await?;
+            let rows = blocking(move || read_rows(&group)).await?;
             let rows = rows.map_err(|reason| file.corrupt(reason))?.rows;
             for at in (0..rows.rows.len()).filter(|&at| rows.rows[at].kind == RowKind::Batch) {
                 contents.batches.push(identity(&rows, at, &info_of(file, &rows, at)?));
@@ -129,7 +130,7 @@ impl Out {
         let nodes = rows.refs.iter().copied().chain(rows.rows.iter().filter_map(|row| row.shape));
         self.packs.extend(nodes.map(|node| PackNumber::of_node(node).0));
         if let Some(mut writer) = self.writer.take() {
-            let written = tokio::task::spawn_blocking(move || writer.write(&rows).map(|()| writer)).await?;
+            let written = blocking(move || writer.write(&rows).map(|()| writer)).await?;
             self.writer = Some(written.map_err(parquet)?);
         }
         Ok(())
