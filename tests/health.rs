@@ -84,6 +84,22 @@ fn a_worker_without_work_is_alive_and_ready_and_has_counted_nothing() {
 }
 
 #[test]
+fn what_is_counted_on_a_packed_store_agrees_with_what_inspect_says() {
+    let place = Place::new();
+    let batches = put_samples(&place);
+    let args = ["--layout", "packed", "--flush-interval", "50ms", "--poll-interval", "20ms"];
+    let worker = Running::start(place.command("worker").args(args));
+    let metrics = wait_for(&worker, COMMITTED, batches as f64);
+    let found = place.run("inspect", &["--json"]).exits(0).json();
+    let number = |name: &str| found[name].as_f64().unwrap();
+    assert_eq!(metrics.value("gravity_raw_bytes_total"), number("raw_bytes"));
+    assert_eq!(metrics.value("gravity_document_bytes_total"), number("document_bytes"));
+    assert_eq!(metrics.value(r#"gravity_stored_bytes_total{kind="blob"}"#), number("stored_bytes"));
+    assert_eq!(metrics.label("gravity_stage_duration_seconds_count", "stage"), ["decompress", "flush", "lift"]);
+    assert_eq!(worker.stop().0, 0);
+}
+
+#[test]
 fn what_is_counted_agrees_with_what_inspect_says() {
     let place = Place::new();
     let batches = put_samples(&place);

@@ -195,7 +195,8 @@ data "aws_iam_policy_document" "worker" {
     resources = [for path in local.written : "${aws_s3_bucket.traces.arn}/${path}"]
   }
 
-  # A batch that was committed after all leaves quarantine. Nothing else is ever deleted.
+  # A batch that was committed after all leaves quarantine. The worker deletes nothing else, unless it runs
+  # with --delete-raw: then add raw-spans/* here.
   statement {
     sid       = "LeaveQuarantine"
     actions   = ["s3:DeleteObject"]

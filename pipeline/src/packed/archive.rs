@@ -128,10 +128,9 @@ impl Archived {
             content_bytes: self.content.1,
             ..BatchSums::default()
         };
-        let new_bytes = self.flush.bytes / self.flush.batches.max(1);
         BatchReport {
             entry: LedgerEntry { key: self.source, raw_blake3: self.info.raw_blake3, sums, traces: self.traces },
-            upload: UploadSums { new_bytes, ..UploadSums::default() },
+            upload: UploadSums { new_bytes: self.flush.share, ..UploadSums::default() },
             index_bytes: 0,
         }
     }
@@ -158,7 +157,8 @@ impl Archive {
     /// Prepares to write into `store`.
     pub fn new(store: Arc<dyn Store>, settings: ArchiveSettings) -> Self {
         let table = Arc::new(NodeTable::new(settings.table_bytes));
-        let packer = Packer::new(store.clone(), table.clone(), settings.flush, settings.names.clone());
+        let (names, observer) = (settings.names.clone(), settings.observer.clone());
+        let packer = Packer::new(store.clone(), table.clone(), settings.flush, names, observer);
         let lifting = Semaphore::new(settings.batches.max(1));
         Self { settings, store, table, packer, lifting }
     }

@@ -7,6 +7,7 @@ use super::row::{Row, RowKind, Rows};
 use super::table::{NodeRef, NodeTable, Numbers, Pack, PackNumber};
 use super::{NODES, SPANS};
 use crate::error::{Error, Result};
+use crate::observe::{Observer, StageClock};
 use crate::stages::blocking;
 use crate::store::{self, ErrorKind, Key, PutMode, Store};
 use bytes::Bytes;
@@ -83,6 +84,8 @@ pub struct Flushed {
     pub files: Vec<Key>,
     /// Batches in it.
     pub batches: u64,
+    /// One batch's part of the bytes: the parts of all batches are all of them.
+    pub share: u64,
 }
 
 /// Batches of a flush at most: whoever runs so many at a time may have no room for another that would fill it.
@@ -94,6 +97,7 @@ pub struct Packer {
     table: Arc<NodeTable>,
     settings: FlushSettings,
     names: Arc<dyn Names>,
+    observer: Arc<dyn Observer>,
     effort: Effort,
     pending: Mutex<Pending>,
     /// Held while a flush is written: flushes come one after the other.
@@ -104,6 +108,8 @@ pub struct Packer {
 struct Pending {
     batches: Vec<(Lifted, oneshot::Sender<Outcome>)>,
     bytes: u64,
+    /// Bytes of nodes that a large batch had to store before its flush.
+    stored_early: u64,
     /// Batches that were begun and not submitted.
     in_work: usize,
     /// Tells flushes apart, for the timer.
@@ -142,12 +148,14 @@ impl Packer {
         table: Arc<NodeTable>,
         settings: FlushSettings,
         names: Arc<dyn Names>,
+        observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
             table,
             settings,
             names,
+            observer,
             effort: Effort::INGEST,
             pending: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
@@ -207,15 +215,15 @@ impl Packer {
     /// Writes what was submitted so far.
     pub async fn flush(&self) {
         let _writing = self.writing.lock().await;
-        let submitted = {
+        let (submitted, stored_early) = {
             let mut pending = self.pending();
+            if pending.batches.is_empty() {
+                return;
+            }
             pending.bytes = 0;
             pending.number += 1;
-            std::mem::take(&mut pending.batches)
+            (std::mem::take(&mut pending.batches), std::mem::take(&mut pending.stored_early))
         };
-        if submitted.is_empty() {
-            return;
-        }
         let sealed = Sealed::new(&self.table);
         // What became of packs before this one, and so of this one's nodes, is known: flushes follow each other.
         let (lost, submitted): (Vec<_>, Vec<_>) =
@@ -226,10 +234,14 @@ impl Packer {
         }
         let (batches, senders): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
         let count = batches.len() as u64;
-        let outcome = self.write(sealed, batches).await.map_err(Arc::new);
-        let outcome = outcome.map(|(bytes, files)| Flushed { bytes, files, batches: count });
-        for sender in senders {
-            let _ = sender.send(outcome.clone());
+        let add_early = |(bytes, files)| (bytes + stored_early, files);
+        let clock = StageClock::new("flush", self.observer.clone());
+        let outcome = clock.time(self.write(sealed, batches)).await.map(add_early).map_err(Arc::new);
+        for (number, sender) in (0..).zip(senders) {
+            let share = |bytes| bytes / count + u64::from(number < bytes % count);
+            let told =
+                outcome.clone().map(|(bytes, files)| Flushed { bytes, files, batches: count, share: share(bytes) });
+            let _ = sender.send(told);
         }
     }
 
@@ -243,8 +255,9 @@ impl Packer {
             return Ok(());
         }
         let sealed = Sealed::new(&self.table);
-        self.store_nodes(&sealed, None).await?;
+        let (bytes, _) = self.store_nodes(&sealed, None).await?;
         sealed.counts();
+        self.pending().stored_early += bytes;
         Ok(())
     }
 
