@@ -50,6 +50,11 @@ pub const SPANS: &str = "spans";
 /// No row becomes longer than this when it is put together: a longer record is kept as text, in pieces.
 const MAX_ROW_BYTES: usize = 1 << 30;
 
+/// Room that buffers of a pack's size are given at once. So they need neither grow nor be copied, and an allocator takes
+/// them from the system and gives them back by themselves: from 32 MiB on glibc keeps nothing that is freed for later,
+/// once for each thread that had some. Pages that are not written to cost nothing.
+const LARGE: usize = 40 << 20;
+
 /// A list as it stands in a file's metadata.
 fn json_list<T: serde::Serialize>(items: &[T]) -> String {
     // Numbers and strings can always be written.

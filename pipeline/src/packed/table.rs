@@ -44,7 +44,7 @@ impl PackNumber {
 }
 
 /// Nodes of one pack, in the order of their rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pack {
     /// All texts, joined.
     pub text: Vec<u8>,
@@ -52,6 +52,12 @@ pub struct Pack {
     pub nodes: Vec<(Kind, usize, usize)>,
     /// All references.
     pub refs: Vec<NodeRef>,
+}
+
+impl Default for Pack {
+    fn default() -> Self {
+        Self { text: Vec::with_capacity(super::LARGE), nodes: Vec::new(), refs: Vec::new() }
+    }
 }
 
 impl Pack {

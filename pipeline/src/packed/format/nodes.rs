@@ -82,7 +82,9 @@ impl NodesWriter {
             .set_column_encoding(column("refs.list.element"), Encoding::BYTE_STREAM_SPLIT)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))? })
+        Ok(Self {
+            writer: SerializedFileWriter::new(Vec::with_capacity(crate::packed::LARGE), schema, Arc::new(properties))?,
+        })
     }
 
     /// Appends a row group. All its numbers are greater than those of the groups before; within it nodes stand in the
