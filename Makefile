@@ -63,7 +63,7 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (30)
 bench: ## Benchmarks without a network
 	cargo bench
 
-bench-archive: ## The packed layout against gzip and zstd, bytes and time: CORPUS=folders of gzip'd batches
+bench-archive: ## The packed layout against gzip and zstd, bytes, time, memory and flushes: CORPUS=folders of gzip'd batches
 	$(if $(CORPUS),,$(error CORPUS is not set: make bench-archive CORPUS=<folder of batches>))
 	cargo build --release
 	python3 benches/archive.py '$(target)/release/gravity' $(CORPUS)

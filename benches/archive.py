@@ -6,16 +6,23 @@
 For each corpus (a folder of gzip'd batches): what it is as written, what one zstd stream over all its documents
 comes to, and what a packed store of it comes to as ingested and (where this gravity can) once compacted; then
 `gravity ingest` into a directory, `gzip -dc` and `gzip -dc | zstd -3 --long` in turn. Each store's batches are restored
-and compared with what gzip gives. Needs gzip and zstd.
+and compared with what gzip gives. Then what a flush takes in requests, what ingest takes in memory, how soon
+`gravity reconstruct` gives a trace's first byte, and (flushes.py) whether flushes get slower as they pile up. Needs gzip
+and zstd.
 """
 import argparse
+import json
+import os
 import pathlib
+import re
 import shlex
 import shutil
 import statistics
 import subprocess
 import tempfile
+import time
 
+from flushes import bench_flushes
 from otlp_content import files
 from side_by_side import measured
 
@@ -44,6 +51,33 @@ def check_restored(gravity, store, paths):
     return len(paths)
 
 
+def ingest_once(gravity, store, paths):
+    """(requests that write, MiB at the peak, the traces) of one ingest in one flush."""
+    command = [gravity, "ingest", "--layout", "packed", "--store", store, "--flush-bytes", "1TB", *map(str, paths)]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        out.seek(0), err.seek(0)
+        said = err.read().decode()
+        if status:
+            raise SystemExit(said)
+        traces = [trace for line in out for trace in json.loads(line)["traces"]]
+    puts = int(re.search(r"(\d+) PUT", said)[1])
+    return puts, usage.ru_maxrss / 1024, traces
+
+
+def first_byte(gravity, store, traces, count=41):
+    """Median milliseconds from the start of `gravity reconstruct` to its first byte, over traces of the whole store."""
+    times = []
+    for trace in traces[::max(1, len(traces) // count)][:count]:
+        start = time.perf_counter()
+        with subprocess.Popen([gravity, "-q", "reconstruct", "--store", store, trace], stdout=subprocess.PIPE) as process:
+            if process.stdout.read(1):
+                times.append(time.perf_counter() - start)
+            process.stdout.read()
+    return statistics.median(times) * 1000
+
+
 def bench(gravity, corpus, rounds, work):
     paths = sorted(files([corpus]))
     quoted = shlex.join(map(str, paths))
@@ -68,12 +102,16 @@ def bench(gravity, corpus, rounds, work):
         "one zstd -19 --long=31": output_bytes(f"gzip -dc {quoted} | zstd -q -19 --long=31"),
         "packed, as ingested": store_bytes(store),
     }
+    shutil.rmtree(store)
+    puts, peak, traces = ingest_once(gravity, store, paths)
     restored = check_restored(gravity, store, paths) if can(gravity, "restore") else None
+    first_bytes = {"as ingested": first_byte(gravity, store, traces)}
     if can(gravity, "compact") and can(gravity, "gc"):
         subprocess.run([gravity, "-q", "compact", "--store", store], check=True, stdout=subprocess.DEVNULL)
         subprocess.run([gravity, "-q", "gc", "--older-than", "0s", "--store", store], check=True, stdout=subprocess.DEVNULL)
         sizes["packed, compacted"] = store_bytes(store)
         restored = check_restored(gravity, store, paths)
+        first_bytes["compacted"] = first_byte(gravity, store, traces)
 
     print(f"\n{corpus}: {len(paths)} batches, {raw:,} bytes; {restored} restored and equal")
     print(f"  {'':26}{'bytes':>12}{'of zstd -3':>12}{'of zstd -19':>13}")
@@ -85,6 +123,10 @@ def bench(gravity, corpus, rounds, work):
     for name, rows in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*rows))
         print(f"  {name:26}{wall:>12.3f}{cpu:>12.3f}{wall / gzip_wall:>12.2f}x")
+    # The first of all writes the marker, too.
+    print(f"  {puts - 1} PUT for one flush of {len(paths)} batches, peak memory {peak:.0f} MiB")
+    print("  first byte of reconstruct: " + ", ".join(f"{ms:.1f} ms {what}" for what, ms in first_bytes.items()))
+    bench_flushes(gravity, corpus, work / "flushes")
 
 
 def main():
