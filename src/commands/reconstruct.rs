@@ -31,7 +31,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
         Some(id) => Some(id.parse().map_err(|e| Failure::Usage(format!("--span {id:?}: {e}")))?),
         None => None,
     };
-    let OpenStore { store, .. } = args.store.open().await?;
+    let OpenStore { store, requests, .. } = args.store.open().await?;
     let paths = args.store.paths()?;
     let marker = Marker::read(&*store).await?;
     let mut done = Done::Well;
@@ -73,6 +73,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
         false => print_content(&reader, index, &mut out).await?,
     };
     out.flush().map_err(|e| Failure::stdout(&e))?;
+    tracing::debug!("{:?}", requests());
     if !quiet {
         say!("{} bytes from {}", bytes, units::counted(chunks, "chunk"));
     }

@@ -2,8 +2,9 @@
 //! anything else.
 
 use super::SPANS;
+use super::file::File;
 use super::format::{BATCHES_KEY, PACKS_KEY, REPLACES_KEY, Window, bloom_of};
-use super::reader::{File, Reader};
+use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
 use crate::store::{Key, Meta};

@@ -13,10 +13,11 @@ mod merge;
 pub(super) mod nodes;
 mod spans;
 
+use super::file::{File, held_packs};
 use super::format::{BATCHES_KEY, Effort};
 use super::listing::{self, Listed, live};
 use super::packer::now;
-use super::reader::{File, Reader, held_packs};
+use super::reader::Reader;
 use super::{NODES, SPANS};
 use crate::error::{Error, Result};
 use crate::store::{Key, PutMode, Store};

@@ -8,9 +8,10 @@
 //! of spans names.
 
 use super::compact::nodes::prove;
+use super::file::held_packs;
 use super::format::{BATCHES_KEY, PACKS_KEY};
 use super::listing::{self, Listed};
-use super::reader::{Reader, held_packs};
+use super::reader::Reader;
 use super::table::PackNumber;
 use super::{NODES, SPANS};
 use crate::error::Result;

@@ -1,7 +1,8 @@
 //! Files of one table as compaction and `gc` see them: which there are, what each says that it holds, and which count.
 
+use super::file::File;
 use super::format::REPLACES_KEY;
-use super::reader::{File, Reader};
+use super::reader::Reader;
 use crate::error::Result;
 use crate::store::{Key, Meta};
 use futures::{StreamExt, TryStreamExt, stream};

@@ -46,7 +46,7 @@ impl Kind {
         })
     }
 
-    fn is_shape(self) -> bool {
+    pub(super) fn is_shape(self) -> bool {
         matches!(self, Self::JsonShape | Self::ProtobufShape)
     }
 }

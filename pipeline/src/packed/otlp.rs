@@ -3,8 +3,9 @@
 use super::archive::BatchInfo;
 use super::catalog::{Files, SpansFile};
 use super::envelope::{Elements, JsonEnvelope, ProtobufEnvelope};
+use super::file::File;
 use super::node::Kind;
-use super::reader::{File, Reader};
+use super::reader::Reader;
 use super::restore::{info_of, rows_of_group};
 use super::row::{RowKind, Rows};
 use super::shape;

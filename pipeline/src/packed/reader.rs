@@ -1,20 +1,18 @@
-//! Finding nodes, and putting texts and records together.
+//! Finding nodes: which file has a pack, and which of its row groups a node.
 
+use super::NODES;
+use super::file::{File, covers, held_packs, is_compacted};
 use super::footers::Footers;
-use super::format::{Group, NodeGroup, PACKS_KEY, REPLACES_KEY, Window, metadata_of, read_nodes};
-use super::lift::fill;
-use super::node::{Kind, Node};
+use super::format::{Group, NodeGroup, REPLACES_KEY, Window, read_nodes};
+use super::node::Kind;
+use super::node_set::NodeSet;
 use super::packer::{day, nodes_key};
-use super::row::{Rows, Values};
-use super::shape::{Column, RowColumns, unshred};
+use super::row::Rows;
 use super::table::PackNumber;
-use super::{MAX_ROW_BYTES, NODES, SPANS};
 use crate::error::{Error, Result};
 use crate::stages::blocking;
 use crate::store::{Key, Meta, Store};
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
-use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use parquet::file::statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,81 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const WHOLE: u64 = 4 << 20;
 /// Bytes at a file's end that hold its metadata, mostly.
 const TAIL: u64 = 64 << 10;
-/// Columns of a file of nodes, and of spans, at least.
-const NODES_COLUMNS: usize = 5;
-const SPANS_COLUMNS: usize = 22;
 /// Requests at a time.
 const AT_ONCE: usize = 16;
-
-/// A Parquet file that is being read.
-#[derive(Clone)]
-pub struct File {
-    /// Its name.
-    pub key: Key,
-    /// Its bytes, as far as they were read: all of them, or the end.
-    window: Window,
-    /// Its metadata.
-    pub metadata: Arc<ParquetMetaData>,
-}
-
-impl File {
-    pub(super) fn parse(key: &Key, window: Window) -> Result<Self> {
-        let columns = if key.as_str().starts_with(SPANS) { SPANS_COLUMNS } else { NODES_COLUMNS };
-        let metadata =
-            metadata_of(&window, columns).map_err(|reason| Error::Corrupt { key: key.to_string(), reason })?;
-        Ok(Self { key: key.clone(), window, metadata: Arc::new(metadata) })
-    }
-
-    /// A file whose bytes are in memory.
-    ///
-    /// # Errors
-    /// If it is not what Gravity wrote.
-    pub fn of_bytes(key: &Key, bytes: Bytes) -> Result<Self> {
-        Self::parse(key, Window::whole(bytes))
-    }
-
-    /// A value of the file's own metadata, a list in JSON; empty if there is none.
-    pub fn list<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
-        let pairs = self.metadata.file_metadata().key_value_metadata();
-        let value =
-            pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == name)).and_then(|pair| pair.value.as_ref());
-        let Some(value) = value else { return Ok(vec![]) };
-        serde_json::from_str(value).map_err(|e| self.corrupt(format!("metadata {name}: {e}")))
-    }
-
-    /// Bytes of the file.
-    pub fn size(&self) -> u64 {
-        self.window.size
-    }
-
-    /// What was read of it.
-    pub fn window(&self) -> &Window {
-        &self.window
-    }
-
-    /// Its end, as far as it was read: the filters and the metadata.
-    pub(super) fn end(&self) -> Window {
-        let columns = self.metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
-        let filters = columns.filter_map(|column| u64::try_from(column.bloom_filter_offset()?).ok());
-        let length = self.window.bytes.last_chunk::<8>().and_then(|end| end.first_chunk::<4>());
-        let metadata = length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)) + 8);
-        let start = filters.fold(self.size().saturating_sub(metadata), u64::min).max(self.window.start);
-        let skipped = usize::try_from(start - self.window.start).unwrap_or(usize::MAX);
-        // A copy, so that the rest is freed.
-        let bytes = Bytes::copy_from_slice(self.window.bytes.get(skipped..).unwrap_or_default());
-        Window { start: self.size() - bytes.len() as u64, bytes, size: self.size() }
-    }
-
-    /// The same file without its bytes: they are read again where they are needed.
-    pub fn without_bytes(mut self) -> Self {
-        self.window = Window { start: self.window.size, bytes: Bytes::new(), size: self.window.size };
-        self
-    }
-
-    pub(super) fn corrupt(&self, reason: impl Into<String>) -> Error {
-        Error::Corrupt { key: self.key.to_string(), reason: reason.into() }
-    }
-}
 
 /// Reads nodes of one store.
 pub struct Reader {
@@ -112,6 +37,8 @@ pub struct Reader {
 #[derive(Default)]
 struct Cache {
     files: HashMap<PackNumber, Arc<File>>,
+    /// By day, the files that packs of it were compacted into, as far as they had to be listed.
+    compacted: HashMap<String, Arc<Vec<Meta>>>,
     /// Bytes of files that are remembered whole.
     file_bytes: usize,
     groups: HashMap<(Key, usize), (Arc<NodeGroup>, u64)>,
@@ -249,13 +176,27 @@ impl Reader {
 
     /// The file that a pack's nodes are in: its own, or the one that it was compacted into.
     pub(super) async fn file_of(&self, pack: PackNumber) -> Result<Arc<File>> {
-        if let Some(file) = self.cache().files.get(&pack) {
-            return Ok(file.clone());
-        }
-        let file = match self.open(&nodes_key(pack)).await? {
-            Some(file) => file,
-            None => self.compacted_file_of(pack).await?,
+        let known = {
+            let cache = self.cache();
+            if let Some(file) = cache.files.get(&pack) {
+                return Ok(file.clone());
+            }
+            cache.compacted.get(&day(pack.0)).cloned()
         };
+        // Where one pack of a day was compacted, the others mostly were.
+        let mut file = match known {
+            Some(compacted) => self.compacted_file_of(pack, &compacted).await?,
+            None => None,
+        };
+        if file.is_none() {
+            file = self.open(&nodes_key(pack)).await?;
+        }
+        if file.is_none() {
+            let compacted = self.list_compacted(pack).await?;
+            file = self.compacted_file_of(pack, &compacted).await?;
+        }
+        let missing = || "other files name its nodes and it is not there".to_owned();
+        let file = file.ok_or_else(|| Error::Corrupt { key: nodes_key(pack).to_string(), reason: missing() })?;
         let file = Arc::new(file);
         // The other packs that were compacted into it need not be looked for.
         self.prefer(&file)?;
@@ -263,21 +204,32 @@ impl Reader {
         Ok(file)
     }
 
-    async fn compacted_file_of(&self, pack: PackNumber) -> Result<File> {
-        let folder = format!("{NODES}/dt={}/", day(pack.0));
-        let mut files = self.store.list(&folder, None);
-        while let Some(meta) = files.try_next().await? {
-            if !covers(&meta.key, pack) {
-                continue;
-            }
+    /// The files into which packs of the same day as this one were compacted.
+    async fn list_compacted(&self, pack: PackNumber) -> Result<Arc<Vec<Meta>>> {
+        let day = day(pack.0);
+        let listed = self.store.list(&format!("{NODES}/dt={day}/"), None);
+        let compacted = listed.try_filter(|meta| future::ready(is_compacted(&meta.key))).try_collect().await?;
+        let compacted: Arc<Vec<Meta>> = Arc::new(compacted);
+        self.cache().compacted.insert(day, compacted.clone());
+        Ok(compacted)
+    }
+
+    async fn compacted_file_of(&self, pack: PackNumber, compacted: &[Meta]) -> Result<Option<File>> {
+        for meta in compacted.iter().filter(|meta| covers(&meta.key, pack)) {
             let Some(file) = self.open(&meta.key).await? else { continue };
             let replaced: Vec<String> = file.list(REPLACES_KEY)?;
             if replaced.iter().any(|name| name == nodes_key(pack).as_str()) {
-                return Ok(file);
+                return Ok(Some(file));
             }
         }
-        let reason = "other files name its nodes and it is not there".to_owned();
-        Err(Error::Corrupt { key: nodes_key(pack).to_string(), reason })
+        Ok(None)
+    }
+
+    /// Opens the files of these packs, of each day one first: if it was compacted, the others need no request.
+    async fn open_packs(&self, packs: impl Iterator<Item = PackNumber>) -> Result<()> {
+        let days: BTreeMap<String, PackNumber> = packs.map(|pack| (day(pack.0), pack)).collect();
+        let opened = stream::iter(days.into_values()).map(|pack| self.file_of(pack)).buffer_unordered(AT_ONCE);
+        opened.try_for_each(|_| future::ready(Ok(()))).await
     }
 
     /// The row group that a node is in.
@@ -286,7 +238,7 @@ impl Reader {
         match self.group_in(self.file_of(pack).await?, node).await {
             // Compacted since it was opened: it is in another file now.
             Err(Error::Gone(key)) => {
-                self.cache().files.retain(|_, file| file.key.as_str() != key);
+                self.cache().forget_file(&key);
                 self.group_in(self.file_of(pack).await?, node).await
             }
             found => found,
@@ -340,6 +292,7 @@ impl Reader {
                 packs.entry(PackNumber::of_node(node)).or_insert(node);
             }
             packs.insert(PackNumber::of_node(first), first);
+            self.open_packs(packs.keys().copied()).await?;
             let mut groups =
                 stream::iter(packs.into_values()).map(|node| self.group_of(node)).buffer_unordered(AT_ONCE);
             let mut below = BTreeSet::new();
@@ -349,7 +302,7 @@ impl Reader {
                     if and_below || found.kind == Kind::Alias {
                         below.extend(found.refs.iter().map(|&child| child as u64));
                     }
-                    set.nodes.insert(node, group.clone());
+                    set.insert_node(node, &group);
                     false
                 });
             }
@@ -357,35 +310,9 @@ impl Reader {
                 let key = nodes_key(PackNumber::of_node(first)).to_string();
                 return Err(Error::Corrupt { key, reason: format!("it has no node {first}, which others name") });
             }
-            wanted.extend(below.into_iter().filter(|node| !set.nodes.contains_key(node)));
+            wanted.extend(below.into_iter().filter(|node| !set.has(*node)));
         }
         Ok(set)
-    }
-}
-
-/// The packs whose nodes a file of nodes holds.
-///
-/// # Errors
-/// If its metadata is not what Gravity wrote.
-pub fn held_packs(file: &File) -> Result<Vec<PackNumber>> {
-    let replaced: Vec<String> = file.list(REPLACES_KEY)?;
-    let names = replaced.iter().map(String::as_str).chain([file.key.as_str()]);
-    Ok(names.filter_map(pack_of_name).collect())
-}
-
-/// The pack that a file of nodes is named after; `None` for a compacted file.
-fn pack_of_name(name: &str) -> Option<PackNumber> {
-    let name = name.rsplit('/').next()?.strip_suffix(".parquet")?;
-    u64::from_str_radix(name, 16).ok().map(PackNumber)
-}
-
-/// True if a compacted file may hold this pack: its name begins with its first and last.
-fn covers(key: &Key, pack: PackNumber) -> bool {
-    let name = key.as_str().rsplit('/').next().unwrap_or_default();
-    let mut parts = name.split('-').map(|part| u64::from_str_radix(part, 16));
-    match (parts.next(), parts.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => (first..=last).contains(&pack.0),
-        _ => false,
     }
 }
 
@@ -397,6 +324,12 @@ impl Cache {
             *used = clock;
             group.clone()
         })
+    }
+
+    /// Forgets where packs were: a file is gone.
+    fn forget_file(&mut self, key: &str) {
+        self.files.retain(|_, file| file.key.as_str() != key);
+        self.compacted.clear();
     }
 
     /// Remembers a file with what was read of it; the bytes of all others go when there are too many.
@@ -422,182 +355,4 @@ impl Cache {
             self.bytes -= group.size();
         }
     }
-}
-
-/// Nodes in memory.
-#[derive(Default)]
-pub struct NodeSet {
-    nodes: HashMap<u64, Arc<NodeGroup>>,
-}
-
-/// What may still be done for a row, or for a node by itself: a few damaged bytes could stand for terabytes.
-struct Budget(usize);
-
-impl Budget {
-    /// Bytes written, those on the way included. A record stands in at most a dozen texts.
-    const WORK: usize = 16 << 30;
-    /// A node costs so many, however short it is.
-    const NODE: usize = 64;
-
-    /// A node became this text, from `start` on.
-    fn spend(&mut self, id: u64, start: usize, out: &[u8]) -> Result<()> {
-        let left = self.0.checked_sub(out.len() - start + Self::NODE);
-        self.0 = left
-            .filter(|_| out.len() <= MAX_ROW_BYTES)
-            .ok_or_else(|| broken(id, "it stands for more than any record has"))?;
-        Ok(())
-    }
-}
-
-/// Texts in texts are followed so deep at most; what is lifted is never as deep.
-const DEPTH: usize = 32;
-
-impl NodeSet {
-    /// Adds the nodes of a row group.
-    pub fn insert(&mut self, group: &Arc<NodeGroup>) {
-        self.nodes.extend(group.iter().map(|(id, _)| (id, group.clone())));
-    }
-
-    /// A node; of a duplicate the node that it is one of.
-    ///
-    /// # Errors
-    /// If it was not loaded.
-    pub fn get(&self, id: u64) -> Result<Node<'_, i64>> {
-        let mut next = id;
-        for _ in 0..DEPTH {
-            let found = self.nodes.get(&next).and_then(|group| group.get(next));
-            let node = found.ok_or_else(|| broken(next, "it was not loaded"))?;
-            match (node.kind, node.refs) {
-                (Kind::Alias, &[other]) => next = other as u64,
-                (Kind::Alias, _) => return Err(broken(next, "a duplicate of more or less than one node")),
-                _ => return Ok(node),
-            }
-        }
-        Err(broken(id, "it is in itself"))
-    }
-
-    /// Appends a node's text.
-    ///
-    /// # Errors
-    /// If what the store holds of it makes no sense.
-    pub fn expand(&self, id: u64, out: &mut Vec<u8>) -> Result<()> {
-        self.expand_at(id, DEPTH, &mut Budget(Budget::WORK), out)
-    }
-
-    fn expand_at(&self, id: u64, depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<()> {
-        let Some(depth) = depth.checked_sub(1) else { return Err(broken(id, "it is in itself")) };
-        let node = self.get(id)?;
-        let start = out.len();
-        let mut refs = node.refs.iter().map(|&child| child as u64);
-        match node.kind {
-            Kind::Leaf => out.extend_from_slice(node.text),
-            Kind::Pieces => {
-                for child in &mut refs {
-                    self.expand_at(child, depth, budget, out)?;
-                }
-            }
-            Kind::Template(habit) => fill(node.text, habit, out, |inner| {
-                let child = refs.next().ok_or_else(|| broken(id, "a hole without a node"))?;
-                self.expand_at(child, depth, budget, inner)
-            })?,
-            Kind::JsonShape | Kind::ProtobufShape | Kind::Alias => {
-                return Err(broken(id, "a shape where a text should be"));
-            }
-        }
-        if refs.next().is_some() {
-            return Err(broken(id, "a node without a hole"));
-        }
-        budget.spend(id, start, out)
-    }
-
-    /// Appends a row's bytes as they were in the batch; gives where in `out` a record begins.
-    ///
-    /// # Errors
-    /// If what the store holds of it makes no sense.
-    pub fn row(&self, rows: &Rows<u64>, at: usize, out: &mut Vec<u8>) -> Result<usize> {
-        let row = &rows.rows[at];
-        let mut refs = rows.refs_of(at).iter();
-        let Some(shape) = row.shape else {
-            let (start, mut budget) = (out.len(), Budget(Budget::WORK));
-            return refs.try_for_each(|&id| self.expand_at(id, DEPTH, &mut budget, out)).map(|()| start);
-        };
-        let shape = self.get(shape)?;
-        let is_json = match shape.kind {
-            Kind::JsonShape => true,
-            Kind::ProtobufShape => false,
-            _ => return Err(broken(row.shape.unwrap_or(0), "not a shape")),
-        };
-        let columns = RowColumns { row, texts: &rows.texts };
-        let budget = Budget(Budget::WORK);
-        let mut values = RowValues { columns, refs, rest: rows.rest_of(at), nodes: self, budget };
-        let start = unshred(is_json, shape.text, &mut values, out)?;
-        match (values.refs.next(), values.rest.next()) {
-            (None, None) => Ok(start),
-            _ => Err(broken(row.shape.unwrap_or(0), "a row with more values than its shape has places")),
-        }
-    }
-}
-
-fn broken(node: u64, reason: &str) -> Error {
-    Error::Corrupt { key: nodes_key(PackNumber::of_node(node)).to_string(), reason: format!("node {node}: {reason}") }
-}
-
-struct RowValues<'a, I> {
-    columns: RowColumns<'a, u64>,
-    refs: std::slice::Iter<'a, u64>,
-    rest: I,
-    nodes: &'a NodeSet,
-    budget: Budget,
-}
-
-impl<'a, I: Iterator<Item = (u32, &'a [u8])>> Values for RowValues<'a, I> {
-    type Error = Error;
-
-    fn trace_id(&self) -> Option<[u8; 16]> {
-        self.columns.row.trace_id
-    }
-
-    fn span_id(&self, parent: bool) -> Option<[u8; 8]> {
-        if parent { self.columns.row.parent_span_id } else { self.columns.row.span_id }
-    }
-
-    fn text(&self, column: Column) -> Option<&[u8]> {
-        self.columns.text(column)
-    }
-
-    fn integer(&self, column: Column) -> Option<i64> {
-        self.columns.integer(column)
-    }
-
-    fn cost(&self) -> Option<f64> {
-        self.columns.row.cost
-    }
-
-    fn rest(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        let (_, value) = self.rest.next().ok_or("a row without one of its values")?;
-        out.extend_from_slice(value);
-        Ok(())
-    }
-
-    fn next_ref(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        let &id = self.refs.next().ok_or("a row without one of its references")?;
-        self.nodes.expand_at(id, DEPTH, &mut self.budget, out)
-    }
-}
-
-impl From<&'static str> for Error {
-    fn from(reason: &'static str) -> Self {
-        Error::Corrupt { key: "spans".into(), reason: reason.into() }
-    }
-}
-
-impl From<String> for Error {
-    fn from(reason: String) -> Self {
-        Error::Corrupt { key: "spans".into(), reason }
-    }
-}
-
-/// The packs that a file's references lead to.
-pub fn packs_of(file: &File) -> Result<Vec<u64>> {
-    file.list(PACKS_KEY)
 }

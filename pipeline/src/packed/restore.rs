@@ -1,8 +1,9 @@
 //! Batches as they were: every row's bytes, in order, checked against the BLAKE3 that was noted when they came.
 
 use super::archive::BatchInfo;
+use super::file::File;
 use super::format::{Head, read_heads, read_rows};
-use super::reader::{File, Reader};
+use super::reader::Reader;
 use super::row::{RowKind, Rows};
 use crate::error::{Error, Result};
 use crate::stages::blocking;

@@ -278,13 +278,18 @@ impl Nodes for NodeTable {
         self.shard(key).get(key)
     }
 
+    fn find_shape(&self, key: &NodeKey) -> Option<NodeRef> {
+        self.find(key).filter(|node| node.pack == lock(&self.open).0)
+    }
+
     fn add(&self, key: NodeKey, node: Node<'_, NodeRef>) -> NodeRef {
         let mut shard = self.shard(&key);
-        if let Some(node) = shard.get(&key) {
-            return node;
-        }
+        let known = shard.get(&key);
         let mut open = lock(&self.open);
         let pack = open.0;
+        if let Some(known) = known.filter(|known| !node.kind.is_shape() || known.pack == pack) {
+            return known;
+        }
         let is_dead = !node.refs.is_empty() && self.has_lost(node.refs.iter().copied());
         let node = NodeRef { pack, row: open.1.push(node) };
         if is_dead {

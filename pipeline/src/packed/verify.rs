@@ -6,9 +6,10 @@
 
 use super::batches::written;
 use super::catalog::{Catalog, Files, SpansFile};
+use super::file::File;
 use super::format::{PACKS_KEY, REPLACES_KEY, read_nodes, read_rows};
 use super::packer::{day, nodes_key};
-use super::reader::{File, Reader};
+use super::reader::Reader;
 use super::restore::{heads_of_group, info_of, restore_from, rows_of_group};
 use super::row::RowKind;
 use super::table::PackNumber;

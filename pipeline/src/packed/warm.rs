@@ -1,10 +1,12 @@
 //! What was stored last, so that a process that has just begun does not store it once more.
 
 use super::SPANS;
+use super::file::File;
 use super::format::{NodeGroup, PACKS_KEY, REPLACES_KEY, read_nodes};
 use super::node::{Kind, NodeKey};
+use super::node_set::NodeSet;
 use super::packer::spans_from;
-use super::reader::{File, NodeSet, Reader};
+use super::reader::Reader;
 use super::table::{NodeRef, NodeTable, PackNumber};
 use crate::error::{Error, Result};
 use crate::stages::blocking;
@@ -112,8 +114,8 @@ fn tell(groups: &[Arc<NodeGroup>], table: &NodeTable) -> usize {
     let (mut left, mut text) = (HASHED_BYTES, Vec::new());
     for (id, node) in groups.iter().flat_map(|group| group.iter()) {
         let key = match node.kind {
-            Kind::Alias => continue,
-            Kind::Leaf | Kind::JsonShape | Kind::ProtobufShape => NodeKey::of(node.kind, node.text),
+            Kind::Alias | Kind::JsonShape | Kind::ProtobufShape => continue,
+            Kind::Leaf => NodeKey::of(node.kind, node.text),
             Kind::Pieces | Kind::Template(_) => {
                 text.clear();
                 // Part of it is in an older pack: its parts are known, and it is stored once more itself.

@@ -23,6 +23,10 @@ impl Nodes for InMemory {
         self.0.lock().unwrap().by_key.get(key).copied()
     }
 
+    fn find_shape(&self, key: &NodeKey) -> Option<usize> {
+        self.find(key)
+    }
+
     fn add(&self, key: NodeKey, node: Node<'_, usize>) -> usize {
         let mut inner = self.0.lock().unwrap();
         if let Some(&id) = inner.by_key.get(&key) {

@@ -1,9 +1,10 @@
 //! Nodes of several files, in the order of their numbers.
 
 use crate::error::{Error, Result};
+use crate::packed::file::File;
 use crate::packed::format::{NodeGroup, read_nodes};
 use crate::packed::node::{Kind, Node};
-use crate::packed::reader::{File, Reader};
+use crate::packed::reader::Reader;
 use crate::stages::blocking;
 use parquet::file::statistics::Statistics;
 use std::collections::VecDeque;

@@ -38,7 +38,10 @@ pub trait Nodes {
     type Id: Copy;
     /// The node of this text, if there is one.
     fn find(&self, key: &NodeKey) -> Option<Self::Id>;
-    /// Adds a node; if another has added the same text meanwhile, gives that one.
+    /// The node of this shape, if it is where new nodes go. Whoever reads a row group needs the shapes of all its rows, so
+    /// they stand in one pack, at the price of standing in each.
+    fn find_shape(&self, key: &NodeKey) -> Option<Self::Id>;
+    /// Adds a node; if another has added the same meanwhile, gives that one.
     fn add(&self, key: NodeKey, node: Node<'_, Self::Id>) -> Self::Id;
 }
 
@@ -71,13 +74,18 @@ impl<'a, N: Nodes> Lifter<'a, N> {
         self.node_at(text, 0)
     }
 
+    /// The node of a shape.
+    pub fn shape(&mut self, kind: Kind, shape: &[u8]) -> N::Id {
+        let key = NodeKey::of(kind, shape);
+        let known = self.nodes.find_shape(&key);
+        known.unwrap_or_else(|| self.nodes.add(key, Node { kind, text: shape, refs: &[] }))
+    }
+
     /// The node of a text that is kept as it is.
-    pub fn whole(&mut self, kind: Kind, text: &[u8]) -> N::Id {
-        let key = NodeKey::of(kind, text);
-        match self.nodes.find(&key) {
-            Some(id) => id,
-            None => self.nodes.add(key, Node { kind, text, refs: &[] }),
-        }
+    fn leaf(&mut self, text: &[u8]) -> N::Id {
+        let key = NodeKey::of(Kind::Leaf, text);
+        let known = self.nodes.find(&key);
+        known.unwrap_or_else(|| self.nodes.add(key, Node { kind: Kind::Leaf, text, refs: &[] }))
     }
 
     fn node_at(&mut self, text: &[u8], depth: usize) -> N::Id {
@@ -92,7 +100,7 @@ impl<'a, N: Nodes> Lifter<'a, N> {
         let node = match habit {
             Some(habit) => Node { kind: Kind::Template(habit), text: &template, refs: &refs },
             None if text.len() >= CUT_FROM => {
-                refs = cut(text).map(|piece| self.whole(Kind::Leaf, piece)).collect();
+                refs = cut(text).map(|piece| self.leaf(piece)).collect();
                 Node { kind: Kind::Pieces, text: &[], refs: &refs }
             }
             None => Node { kind: Kind::Leaf, text, refs: &[] },

@@ -31,7 +31,7 @@ impl<'b, 'n, N: Nodes> Builder<'b, 'n, N> {
 
     /// Ends the row.
     pub fn finish(mut self, kind: Kind) -> &'b mut Row<N::Id> {
-        self.row.shape = Some(self.lifter.whole(kind, &self.shape));
+        self.row.shape = Some(self.lifter.shape(kind, &self.shape));
         self.row.convention = self.convention.map(|name| self.rows.texts.id(name.as_bytes()));
         self.lifter.give_back(self.shape);
         self.rows.push(self.row);
