@@ -18,7 +18,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /gravity /usr/local/bin/gravity
 # A worker that is told nothing else is reached from outside its container, and keeps its temporary files in /tmp.
-ENV GRAVITY_LISTEN=0.0.0.0:9464
+# One arena: glibc keeps what is freed in each, up to a sixth more memory for no more speed (packed, a batch of 1 GiB).
+ENV GRAVITY_LISTEN=0.0.0.0:9464 MALLOC_ARENA_MAX=1
 EXPOSE 9464
 ENTRYPOINT ["gravity"]
 CMD ["worker"]

@@ -1,4 +1,4 @@
--- Queries of a packed store with DuckDB 2.0 or newer, as views and macros:
+-- Queries of a packed store with DuckDB (the tests run 2.0; 1.3 and 1.4 run them too), as views and macros:
 --
 --   .tools/engines/bin/python dev/sql/query.py duckdb ./packed "from tokens_by_day"
 --
@@ -120,7 +120,7 @@ select id, generate_subscripts(refs, 1), unnest(refs), null from nodes where kin
 
 -- The texts of all parts of a trace, put together: from texts('5c87427f3e06c9576fe5370ecd5621b7').
 create or replace temp macro texts(trace) as table
--- `materialized`: DuckDB 2.0 cannot read files again in each step of a recursion.
+-- `materialized`: DuckDB cannot read files again in each step of a recursion.
 with recursive all_holes as materialized (
     from holes
 ), walk as (

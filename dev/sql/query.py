@@ -43,7 +43,8 @@ def main():
     if not (args.store / "spans").is_dir():
         raise SystemExit(f"{args.store} is no packed store with spans: it has no folder spans")
     if args.engine == "duckdb":
-        duckdb(args.store).sql(args.query).show(max_rows=10_000)
+        connection = duckdb(args.store)
+        connection.sql(args.query).show(max_rows=10_000)
     else:
         sys.stdout.buffer.write(clickhouse(args.store).query(args.query, "PrettyCompact").bytes())
 

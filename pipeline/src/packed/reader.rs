@@ -232,6 +232,17 @@ impl Reader {
         opened.try_for_each(|_| future::ready(Ok(()))).await
     }
 
+    /// Reads the beginning of a pack that will be needed, if its file is small; if it cannot be read, whoever needs it is
+    /// told.
+    pub(super) async fn look_ahead(&self, pack: Option<PackNumber>) {
+        if let Some(pack) = pack
+            && let Ok(file) = self.file_of(pack).await
+            && file.window().start == 0
+        {
+            let _ = self.group_in(file, pack.node(0)).await;
+        }
+    }
+
     /// The row group that a node is in.
     async fn group_of(&self, node: u64) -> Result<Arc<NodeGroup>> {
         let pack = PackNumber::of_node(node);

@@ -2,10 +2,11 @@
 
 use super::archive::BatchInfo;
 use super::file::File;
-use super::format::{Head, read_heads, read_rows};
+use super::format::{Head, StoredRows, read_heads, read_rows, read_rows_of};
 use super::reader::Reader;
 use super::row::{RowKind, Rows};
 use crate::error::{Error, Result};
+use crate::ids::TraceId;
 use crate::stages::blocking;
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -23,8 +24,22 @@ const PIECE: usize = 256 << 10;
 pub async fn rows_of_group(reader: &Reader, file: &File, group: usize) -> Result<Rows<u64>> {
     let group = reader.group(file, group).await?;
     let stored = blocking(move || read_rows(&group)).await?;
-    let stored = stored.map_err(|reason| file.corrupt(reason))?;
-    let shapes = reader.nodes_alone(stored.rows.rows.iter().filter_map(|row| row.shape)).await?;
+    told_apart(reader, file, stored.map_err(|reason| file.corrupt(reason))?).await
+}
+
+/// The same, no more of them than from the first of a trace to its last.
+///
+/// # Errors
+/// If the store fails, or the file is not what Gravity wrote.
+pub async fn rows_of_trace(reader: &Reader, file: &File, group: usize, trace: &TraceId) -> Result<Rows<u64>> {
+    let group = reader.group(file, group).await?;
+    let trace = *trace.as_bytes();
+    let stored = blocking(move || read_rows_of(&group, &trace)).await?;
+    told_apart(reader, file, stored.map_err(|reason| file.corrupt(reason))?).await
+}
+
+async fn told_apart(reader: &Reader, file: &File, stored: StoredRows) -> Result<Rows<u64>> {
+    let shapes = reader.nodes_alone(stored.shapes()).await?;
     stored.with_rest(|shape| shapes.get(shape).map(|node| node.text)).map_err(|e: Error| match e {
         Error::Corrupt { key, reason } if key == "spans" => file.corrupt(reason),
         e => e,

@@ -3,8 +3,9 @@
 use super::catalog::{Files, SpansFile};
 use super::node::Kind;
 use super::reader::Reader;
-use super::restore::rows_of_group;
+use super::restore::rows_of_trace;
 use super::row::{RowKind, Rows};
+use super::table::PackNumber;
 use crate::error::{Error, Result};
 use crate::hash::{ByHash, hash_block};
 use crate::ids::TraceId;
@@ -14,7 +15,7 @@ use crate::otlp::{Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
 use crate::stages::blocking;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use std::sync::Arc;
 
 /// A trace, whole.
@@ -70,7 +71,11 @@ async fn records_of(reader: &Arc<Reader>, files: &Files, trace: TraceId) -> Resu
 }
 
 async fn records_in(reader: &Reader, file: &SpansFile, group: usize, trace: TraceId) -> Result<Vec<RawRow>> {
-    let rows = rows_of_group(reader, &file.open()?, group).await?;
+    let opened = file.open()?;
+    // The shapes of the rows are in the newest pack that they name: it is read meanwhile.
+    let newest = file.packs.iter().max().map(|&pack| PackNumber(pack));
+    let (rows, ()) = future::join(rows_of_trace(reader, &opened, group, &trace), reader.look_ahead(newest)).await;
+    let rows = rows?;
     let ours: Vec<usize> =
         (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())).collect();
     let wanted = ours.iter().flat_map(|&at| rows.refs_of(at).iter().copied().chain(rows.rows[at].shape));

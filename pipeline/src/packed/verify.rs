@@ -10,7 +10,7 @@ use super::file::File;
 use super::format::{PACKS_KEY, REPLACES_KEY, read_nodes, read_rows};
 use super::packer::{day, nodes_key};
 use super::reader::Reader;
-use super::restore::{heads_of_group, info_of, restore_from, rows_of_group};
+use super::restore::{heads_of_group, info_of, restore_from, rows_of_trace};
 use super::row::RowKind;
 use super::table::PackNumber;
 use super::{NODES, SPANS, done::DoneBatches};
@@ -518,7 +518,7 @@ impl Verifier<'_> {
     }
 
     async fn rows_of_trace(&self, file: &SpansFile, group: usize, trace: &TraceId) -> Result<u64> {
-        let rows = rows_of_group(&self.reader, &file.open()?, group).await?;
+        let rows = rows_of_trace(&self.reader, &file.open()?, group, trace).await?;
         let (mut count, mut bytes) = (0, Vec::new());
         for at in (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())) {
             let nodes = self.reader.nodes(rows.refs_of(at).iter().copied().chain(rows.rows[at].shape)).await?;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gravity_pipeline::packed::format::{
-    Effort, Group, NodesFile, SpansWriter, Window, metadata_of, read_nodes, read_rows, write_nodes,
+    Effort, Group, NodesFile, SpansWriter, Window, metadata_of, read_nodes, read_rows, read_rows_of, write_nodes,
 };
 use gravity_pipeline::packed::node::Kind;
 use gravity_pipeline::packed::row::{Row, RowKind, Rows};
@@ -114,8 +114,8 @@ fn gathered(drawn: Vec<Drawn>) -> Rows<u64> {
     rows
 }
 
-fn stored(parts: &[&Rows<u64>]) -> Bytes {
-    let mut writer = SpansWriter::new(EFFORT, 3).unwrap();
+fn stored(effort: Effort, parts: &[&Rows<u64>]) -> Bytes {
+    let mut writer = SpansWriter::new(effort, 3).unwrap();
     for rows in parts {
         writer.write(rows).unwrap();
     }
@@ -142,12 +142,29 @@ proptest! {
     fn rows_are_read_as_they_were_written(first in prop::collection::vec(row(), 0..12), second in prop::collection::vec(row(), 0..5)) {
         let (first, second) = (gathered(first), gathered(second));
         let mut read = vec![];
-        for group in groups(stored(&[&first, &second]), 22).unwrap() {
+        for group in groups(stored(EFFORT, &[&first, &second]), 22).unwrap() {
             let rows = read_rows(&group).unwrap().rows;
             read.extend((0..rows.rows.len()).map(|at| told(&rows, at)));
         }
         let of = |rows: &Rows<u64>| (0..rows.rows.len()).map(|at| told(rows, at)).collect::<Vec<_>>();
         prop_assert_eq!(read, [of(&first), of(&second)].concat());
+    }
+
+    #[test]
+    fn the_rows_of_one_trace_are_those_from_its_first_to_its_last(rows in prop::collection::vec(row(), 0..30)) {
+        let file = stored(Effort { span_group_rows: 10, ..EFFORT }, &[&gathered(rows)]);
+        for group in groups(file, 22).unwrap() {
+            let all = read_rows(&group).unwrap().rows;
+            for trace in (0u8..4).map(|n| [n; 16]) {
+                let is_its = |row: &Row<u64>| row.trace_id == Some(trace);
+                let first = all.rows.iter().position(is_its).unwrap_or(0);
+                let end = all.rows.iter().rposition(is_its).map_or(first, |last| last + 1);
+                let its = read_rows_of(&group, &trace).unwrap();
+                let read: Vec<_> = (0..its.rows.rows.len()).map(|at| told(&its.rows, at)).collect();
+                prop_assert_eq!(read, (first..end).map(|at| told(&all, at)).collect::<Vec<_>>());
+                prop_assert_eq!(its.shapes().count(), all.rows[..end].iter().filter(|row| row.shape.is_some()).count());
+            }
+        }
     }
 
     #[test]
@@ -159,7 +176,7 @@ proptest! {
         from_end in any::<bool>(),
     ) {
         let rows = gathered(rows);
-        for (file, columns) in [(written(&nodes), 5), (stored(&[&rows]), 22)] {
+        for (file, columns) in [(written(&nodes), 5), (stored(EFFORT, &[&rows]), 22)] {
             let mut file = file.to_vec();
             for (at, byte) in &damage {
                 // Most of a small file is its metadata: the pages must be hit as well.

@@ -14,6 +14,7 @@ use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
 use parquet::file::serialized_reader::SerializedRowGroupReader;
 use parquet::file::writer::SerializedRowGroupWriter;
 use std::io::{ErrorKind, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Writes the group's next column, which no value may lack.
@@ -76,32 +77,47 @@ pub(super) fn contained<T>(what: &str, read: impl FnOnce() -> Result<T, Broken>)
         .unwrap_or_else(|_| Err(format!("{what} is damaged beyond reading")))
 }
 
-/// Reads a column which no value may lack.
-pub(super) fn read_required<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Vec<T::T>, Broken> {
-    let rows = group.metadata().num_rows() as usize;
-    let (values, levels, _) = read::<T>(group, at)?;
-    match values.len() == rows && levels.iter().all(|&level| level == 0) {
+/// All rows of a group.
+pub(super) fn all_rows(group: &dyn RowGroupReader) -> Range<usize> {
+    // That it is a number of rows was checked when the metadata was read.
+    0..group.metadata().num_rows() as usize
+}
+
+/// Reads some rows of a column which no value may lack.
+pub(super) fn read_required<T: DataType>(
+    group: &dyn RowGroupReader,
+    at: usize,
+    rows: &Range<usize>,
+) -> Result<Vec<T::T>, Broken> {
+    let (values, levels, _) = read::<T>(group, at, rows)?;
+    match values.len() == rows.len() && levels.iter().all(|&level| level == 0) {
         true => Ok(values),
-        false => Err(format!("column {at} has {} values in {rows} rows", values.len())),
+        false => Err(format!("column {at} has {} values in {} rows", values.len(), rows.len())),
     }
 }
 
-/// Reads a column which values may lack.
-pub(super) fn read_optional<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Vec<Option<T::T>>, Broken> {
-    let rows = group.metadata().num_rows() as usize;
-    let (values, levels, _) = read::<T>(group, at)?;
+/// Reads some rows of a column which values may lack.
+pub(super) fn read_optional<T: DataType>(
+    group: &dyn RowGroupReader,
+    at: usize,
+    rows: &Range<usize>,
+) -> Result<Vec<Option<T::T>>, Broken> {
+    let (values, levels, _) = read::<T>(group, at, rows)?;
     let mut values = values.into_iter();
     let all: Vec<_> = levels.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
-    match all.len() == rows && values.next().is_none() {
+    match all.len() == rows.len() && values.next().is_none() {
         true => Ok(all),
-        false => Err(format!("column {at} has values for {} of {rows} rows", all.len())),
+        false => Err(format!("column {at} has values for {} of {} rows", all.len(), rows.len())),
     }
 }
 
-/// Reads a column of lists: all values, and where each row's end.
-pub(super) fn read_lists(group: &dyn RowGroupReader, at: usize) -> Result<(Vec<i64>, Vec<usize>), Broken> {
-    let rows = group.metadata().num_rows() as usize;
-    let (values, definition, repetition) = read::<parquet::data_type::Int64Type>(group, at)?;
+/// Reads some rows of a column of lists: all values, and where each row's end.
+pub(super) fn read_lists(
+    group: &dyn RowGroupReader,
+    at: usize,
+    rows: &Range<usize>,
+) -> Result<(Vec<i64>, Vec<usize>), Broken> {
+    let (values, definition, repetition) = read::<parquet::data_type::Int64Type>(group, at, rows)?;
     let (mut ends, mut seen): (Vec<usize>, _) = (Vec::new(), 0);
     for (&defined, &repeated) in definition.iter().zip(&repetition) {
         if repeated == 0 {
@@ -112,16 +128,16 @@ pub(super) fn read_lists(group: &dyn RowGroupReader, at: usize) -> Result<(Vec<i
             *end = seen;
         }
     }
-    match ends.len() == rows && seen == values.len() && definition.len() == repetition.len() {
+    match ends.len() == rows.len() && seen == values.len() && definition.len() == repetition.len() {
         true => Ok((values, ends)),
-        false => Err(format!("column {at} has {} lists in {rows} rows", ends.len())),
+        false => Err(format!("column {at} has {} lists in {} rows", ends.len(), rows.len())),
     }
 }
 
 /// A column's values, definition levels and repetition levels.
 type Column<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
 
-fn read<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Column<T>, Broken> {
+fn read<T: DataType>(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>) -> Result<Column<T>, Broken> {
     let schema = group.metadata().schema_descr();
     if at >= schema.num_columns() {
         return Err(format!("there is no column {at}"));
@@ -132,9 +148,11 @@ fn read<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Column<T>,
     }
     let pages = Known(group.get_column_page_reader(at).map_err(broken)?);
     let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
+    if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
+        return Err(format!("column {at} has no row {}", rows.start));
+    }
     let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
-    let rows = group.metadata().num_rows() as usize;
-    reader.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
+    reader.read_records(rows.len(), Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
     Ok((values, definition, repetition))
 }
 
@@ -146,7 +164,7 @@ impl PageReader for Known {
     fn get_next_page(&mut self) -> ParquetResult<Option<Page>> {
         let page = self.0.get_next_page()?;
         match page.as_ref().map(Page::encoding) {
-            None | Some(Encoding::PLAIN | Encoding::BYTE_STREAM_SPLIT | Encoding::DELTA_BINARY_PACKED) => Ok(page),
+            None | Some(Encoding::PLAIN | Encoding::DELTA_BINARY_PACKED) => Ok(page),
             Some(encoding) => Err(ParquetError::General(format!("a page in the encoding {encoding}"))),
         }
     }

@@ -1,9 +1,9 @@
 //! `nodes/…parquet`: every distinct text once.
 
 use super::columns::{
-    GROUP_ROWS, Group, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
+    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
 };
-use super::{Broken, Effort, PACKS_KEY, column, properties};
+use super::{Broken, Effort, PACKS_KEY, properties};
 use crate::packed::node::{Kind, Node};
 use ::bytes::Bytes;
 use parquet::basic::Encoding;
@@ -75,11 +75,6 @@ impl NodesWriter {
         let properties = properties(effort, vec![])
             .set_column_encoding("id".into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled("id".into(), EnabledStatistics::Chunk)
-            .set_column_encoding("kind".into(), Encoding::BYTE_STREAM_SPLIT)
-            // Lengths among the texts cost less than apart from them: what repeats begins with its length.
-            .set_column_encoding("text".into(), Encoding::PLAIN)
-            .set_column_encoding("bytes".into(), Encoding::PLAIN)
-            .set_column_encoding(column("refs.list.element"), Encoding::BYTE_STREAM_SPLIT)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         Ok(Self {
@@ -201,11 +196,12 @@ pub fn read_nodes(group: &Group) -> Result<NodeGroup, Broken> {
 
 fn read(group: &Group) -> Result<NodeGroup, Broken> {
     let group = &group.open()?;
-    let ids = read_required::<Int64Type>(group, 0)?;
-    let kinds = read_required::<Int32Type>(group, 1)?;
-    let texts = read_optional::<ByteArrayType>(group, 2)?;
-    let others = read_optional::<ByteArrayType>(group, 3)?;
-    let (refs, refs_ends) = read_lists(group, 4)?;
+    let rows = &all_rows(group);
+    let ids = read_required::<Int64Type>(group, 0, rows)?;
+    let kinds = read_required::<Int32Type>(group, 1, rows)?;
+    let texts = read_optional::<ByteArrayType>(group, 2, rows)?;
+    let others = read_optional::<ByteArrayType>(group, 3, rows)?;
+    let (refs, refs_ends) = read_lists(group, 4, rows)?;
     let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
     let text = |(text, other): (Option<ByteArray>, Option<ByteArray>)| text.or(other).ok_or("a node without a text");
     let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();

@@ -1,22 +1,24 @@
 //! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
 
 use super::columns::{
-    GROUP_ROWS, Group, bytes, contained, fixed, lists, optional, read_lists, read_optional, read_required, required,
+    GROUP_ROWS, Group, all_rows, bytes, contained, fixed, lists, optional, read_lists, read_optional, read_required,
+    required,
 };
 use super::rest::{RestReader, RestWriter, Streams};
-use super::{BATCHES_KEY, Broken, Effort, PACKS_KEY, column, properties};
+use super::{BATCHES_KEY, Broken, Effort, PACKS_KEY, properties};
 use crate::packed::row::{Row, RowKind, Rows, TextId};
 use ::bytes::Bytes;
-use parquet::basic::Encoding;
 use parquet::data_type::{
     ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::BloomFilterPosition;
+use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -45,9 +47,6 @@ message spans {
   optional binary batch (STRING);
 }";
 
-/// Columns of which the first bytes of all values stand before the second ones.
-const SPLIT: [&str; 5] = ["parent", "input_tokens", "output_tokens", "shape", "refs.list.element"];
-
 /// Writes a file of spans, row group by row group.
 pub struct SpansWriter {
     writer: SerializedFileWriter<Vec<u8>>,
@@ -64,12 +63,8 @@ impl SpansWriter {
             .set_column_bloom_filter_enabled("trace_id".into(), true)
             .set_column_bloom_filter_max_ndv("trace_id".into(), traces.max(1))
             .set_column_bloom_filter_fpp("trace_id".into(), 0.01)
-            .set_bloom_filter_position(BloomFilterPosition::End);
-        // The bytes of numbers that are near each other repeat at their places.
-        let properties = SPLIT.iter().fold(properties, |properties, path| {
-            properties.set_column_encoding(column(path), Encoding::BYTE_STREAM_SPLIT)
-        });
-        let properties = properties.build();
+            .set_bloom_filter_position(BloomFilterPosition::End)
+            .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?, effort })
     }
@@ -164,15 +159,24 @@ fn parents(rows: &[Row<u64>]) -> (Vec<Option<i32>>, Vec<Option<[u8; 8]>>) {
     split.unzip()
 }
 
-/// The rows of one group, their values without a column not yet told apart.
+/// Rows of one group, their values without a column not yet told apart.
 #[derive(Debug)]
 pub struct StoredRows {
     /// The rows.
     pub rows: Rows<u64>,
+    /// The shapes of the rows before them, whose values come first.
+    before: Vec<Option<u64>>,
     rest: Option<ByteArray>,
+    /// There are rows behind them, whose values are left over.
+    is_cut: bool,
 }
 
 impl StoredRows {
+    /// The shapes that tell the values apart.
+    pub fn shapes(&self) -> impl Iterator<Item = u64> {
+        self.before.iter().copied().chain(self.rows.rows.iter().map(|row| row.shape)).flatten()
+    }
+
     /// Tells the values without a column apart. `shape` gives the text of a shape.
     ///
     /// # Errors
@@ -185,6 +189,11 @@ impl StoredRows {
         let mut streams = Streams::default();
         let broken = || E::from("a row without one of its values".into());
         let mut reader = RestReader::new(rest.data()).ok_or_else(broken)?;
+        for id in self.before.into_iter().flatten() {
+            for &stream in streams.of(id, shape(id)?, &mut self.rows.streams) {
+                reader.next(stream).ok_or_else(broken)?;
+            }
+        }
         for at in 0..self.rows.rows.len() {
             if let Some(id) = self.rows.rows[at].shape {
                 for &stream in streams.of(id, shape(id)?, &mut self.rows.streams) {
@@ -194,7 +203,7 @@ impl StoredRows {
             }
             self.rows.rows[at].rest_end = self.rows.values.len();
         }
-        match reader.is_done() {
+        match self.is_cut || reader.is_done() {
             true => Ok(self.rows),
             false => Err(E::from("values that belong to no row".into())),
         }
@@ -206,44 +215,64 @@ impl StoredRows {
 /// # Errors
 /// What is wrong with it.
 pub fn read_rows(group: &Group) -> Result<StoredRows, Broken> {
-    contained("a row group", || read(group))
+    contained("a row group", || {
+        let group = &group.open()?;
+        read(group, &all_rows(group))
+    })
 }
 
-fn read(group: &Group) -> Result<StoredRows, Broken> {
-    let group = &group.open()?;
+/// Reads the rows of a row group from the first of a trace to its last, others between them included.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_rows_of(group: &Group, trace: &[u8; 16]) -> Result<StoredRows, Broken> {
+    contained("a row group", || {
+        let group = &group.open()?;
+        let traces = read_optional::<FixedLenByteArrayType>(group, 2, &all_rows(group))?;
+        let is_its = |id: &Option<FixedLenByteArray>| id.as_ref().is_some_and(|id| id.data() == trace);
+        let first = traces.iter().position(is_its).unwrap_or(0);
+        let end = traces.iter().rposition(is_its).map_or(first, |last| last + 1);
+        read(group, &(first..end))
+    })
+}
+
+fn read(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<StoredRows, Broken> {
     let mut all = Rows::default();
-    let texts = |at| read_optional::<ByteArrayType>(group, at);
-    let sources = read_required::<ByteArrayType>(group, 0)?;
-    let kinds = read_required::<ByteArrayType>(group, 1)?;
-    let traces = read_optional::<FixedLenByteArrayType>(group, 2)?;
-    let spans = read_optional::<FixedLenByteArrayType>(group, 3)?;
-    let parents = read_optional::<Int32Type>(group, 4)?;
-    let strangers = read_optional::<FixedLenByteArrayType>(group, 5)?;
+    let texts = |at| read_optional::<ByteArrayType>(group, at, rows);
+    // The rest of a group is in its first row, and shapes are needed from the first on.
+    let everywhere = &all_rows(group);
+    let sources = read_required::<ByteArrayType>(group, 0, rows)?;
+    let kinds = read_required::<ByteArrayType>(group, 1, rows)?;
+    let traces = read_optional::<FixedLenByteArrayType>(group, 2, rows)?;
+    let parents = read_optional::<Int32Type>(group, 4, rows)?;
+    let near = near(rows, &parents, everywhere);
+    let spans = read_optional::<FixedLenByteArrayType>(group, 3, &near)?;
+    let strangers = read_optional::<FixedLenByteArrayType>(group, 5, rows)?;
     let names = texts(6)?;
-    let starts = read_optional::<Int64Type>(group, 7)?;
-    let durations = read_optional::<Int64Type>(group, 8)?;
-    let statuses = read_optional::<Int32Type>(group, 9)?;
+    let starts = read_optional::<Int64Type>(group, 7, rows)?;
+    let durations = read_optional::<Int64Type>(group, 8, rows)?;
+    let statuses = read_optional::<Int32Type>(group, 9, rows)?;
     let (services, tenants, models, providers, conventions) =
         (texts(10)?, texts(11)?, texts(12)?, texts(13)?, texts(14)?);
-    let input_tokens = read_optional::<Int64Type>(group, 15)?;
-    let output_tokens = read_optional::<Int64Type>(group, 16)?;
-    let costs = read_optional::<DoubleType>(group, 17)?;
-    let shapes = read_optional::<Int64Type>(group, 18)?;
-    let (refs, refs_ends) = read_lists(group, 19)?;
-    let rests = texts(20)?;
+    let input_tokens = read_optional::<Int64Type>(group, 15, rows)?;
+    let output_tokens = read_optional::<Int64Type>(group, 16, rows)?;
+    let costs = read_optional::<DoubleType>(group, 17, rows)?;
+    let shapes = read_optional::<Int64Type>(group, 18, &(0..rows.end))?;
+    let (refs, refs_ends) = read_lists(group, 19, rows)?;
+    let rests = read_optional::<ByteArrayType>(group, 20, &(0..everywhere.len().min(1)))?;
     let batches = texts(21)?;
 
-    for at in 0..sources.len() {
+    for (at, place) in rows.clone().enumerate() {
         let kind = RowKind::from_name(kinds[at].data()).ok_or("a row of unknown kind")?;
         let mut text = |value: &Option<ByteArray>| value.as_ref().map(|text| all.texts.id(text.data()));
         let mut row = Row::new(kind);
         row.source = text(&Some(sources[at].clone())).unwrap_or_default();
         row.trace_id = id(&traces[at])?;
-        row.span_id = id(&spans[at])?;
+        row.span_id = id(&spans[place - near.start])?;
         row.parent_span_id = match parents[at] {
             Some(distance) => {
-                let place = usize::try_from(at as i64 + i64::from(distance)).ok();
-                let parent = place.and_then(|place| spans.get(place)).ok_or("a parent outside its group")?;
+                let parent = usize::try_from(place as i64 + i64::from(distance) - near.start as i64).ok();
+                let parent = parent.and_then(|place| spans.get(place)).ok_or("a parent outside its group")?;
                 id(parent)?
             }
             None => id(&strangers[at])?,
@@ -260,13 +289,23 @@ fn read(group: &Group) -> Result<StoredRows, Broken> {
         row.input_tokens = input_tokens[at];
         row.output_tokens = output_tokens[at];
         row.cost = costs[at];
-        row.shape = shapes[at].map(|id| id as u64);
+        row.shape = shapes[place].map(|id| id as u64);
         row.batch = text(&batches[at]);
         row.refs_end = refs_ends[at];
         all.rows.push(row);
     }
     all.refs = refs.into_iter().map(|id| id as u64).collect();
-    Ok(StoredRows { rows: all, rest: rests.into_iter().flatten().next() })
+    let before = shapes[..rows.start].iter().map(|id| id.map(|id| id as u64)).collect();
+    let rest = rests.into_iter().flatten().next();
+    Ok(StoredRows { rows: all, before, rest, is_cut: rows.end < everywhere.end })
+}
+
+/// These rows and their parents, with all that is between them.
+fn near(rows: &Range<usize>, parents: &[Option<i32>], all: &Range<usize>) -> Range<usize> {
+    let there = rows.clone().zip(parents).filter_map(|(at, distance)| Some(at as i64 + i64::from((*distance)?)));
+    // One that is not in the group is an error, which is told where its row is read.
+    let there = there.filter_map(|at| usize::try_from(at).ok()).filter(|at| all.contains(at));
+    there.fold(rows.clone(), |near, at| near.start.min(at)..near.end.max(at + 1))
 }
 
 /// What tells where a row belongs.
@@ -298,20 +337,22 @@ impl Head {
 /// What is wrong with it.
 pub fn read_heads(group: &Group) -> Result<Vec<Head>, Broken> {
     let group = &group.open()?;
-    let sources = read_required::<ByteArrayType>(group, 0)?;
-    let kinds = read_required::<ByteArrayType>(group, 1)?;
-    let traces = read_optional::<FixedLenByteArrayType>(group, 2)?;
-    let batches = read_optional::<ByteArrayType>(group, 21)?;
-    let rows = sources.into_iter().zip(kinds).zip(traces).zip(batches);
-    rows.map(|(((source, kind), trace), batch)| {
-        Ok(Head {
-            kind: RowKind::from_name(kind.data()).ok_or("a row of unknown kind")?,
-            trace_id: id(&trace)?,
-            source,
-            batch,
+    let rows = &all_rows(group);
+    let sources = read_required::<ByteArrayType>(group, 0, rows)?;
+    let kinds = read_required::<ByteArrayType>(group, 1, rows)?;
+    let traces = read_optional::<FixedLenByteArrayType>(group, 2, rows)?;
+    let batches = read_optional::<ByteArrayType>(group, 21, rows)?;
+    let heads = sources.into_iter().zip(kinds).zip(traces).zip(batches);
+    heads
+        .map(|(((source, kind), trace), batch)| {
+            Ok(Head {
+                kind: RowKind::from_name(kind.data()).ok_or("a row of unknown kind")?,
+                trace_id: id(&trace)?,
+                source,
+                batch,
+            })
         })
-    })
-    .collect()
+        .collect()
 }
 
 fn id<const N: usize>(value: &Option<FixedLenByteArray>) -> Result<Option<[u8; N]>, Broken> {
