@@ -19,9 +19,9 @@ use std::time::Duration;
 /// Looked for so far back, the near past first: what is older is seldom said again.
 const BACK: [Duration; 3] = [Duration::from_secs(3600), Duration::from_secs(6 * 3600), Duration::from_secs(48 * 3600)];
 /// Files of spans that are asked which packs they name, at most.
-const SPANS_FILES: usize = 32;
+const SPANS_FILES: usize = 16;
 /// Packs that are read, at most.
-const PACKS: usize = 32;
+const PACKS: usize = 16;
 /// Bytes of nodes in memory meanwhile.
 const NODE_BYTES: usize = 24 << 20;
 /// Bytes that are hashed at most: a text of texts is put together for it.

@@ -7,7 +7,7 @@ use super::{ETag, Error, ErrorKind, Key, Meta, Object, PutMode, Result, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -317,17 +317,20 @@ impl Store for Directory {
     }
 
     fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'static, Result<Meta>> {
-        let (sender, receiver) = tokio::sync::mpsc::channel(256);
+        let (sender, receiver) = tokio::sync::mpsc::channel(2);
         let inner = self.inner.clone();
         let (prefix, after) = (prefix.to_owned(), start_after.unwrap_or("").to_owned());
         spawn_blocking(move || {
-            let walk = Walk { inner: &inner, prefix: &prefix, after: &after, sender: &sender };
-            if let Err(e) = walk.folder("") {
+            let mut walk = Walk { inner: &inner, prefix: &prefix, after: &after, sender: &sender, page: Vec::new() };
+            let walked = walk.folder("");
+            walk.send_page();
+            if let Err(e) = walked {
                 // A receiver that is gone does not want the error either.
                 let _ = sender.blocking_send(Err(Error::io("list", inner.root.join(&prefix).display(), &e)));
             }
         });
-        tokio_stream::wrappers::ReceiverStream::new(receiver).boxed()
+        let pages = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
@@ -346,12 +349,17 @@ struct Walk<'a> {
     inner: &'a Inner,
     prefix: &'a str,
     after: &'a str,
-    sender: &'a tokio::sync::mpsc::Sender<Result<Meta>>,
+    sender: &'a tokio::sync::mpsc::Sender<Result<Vec<Meta>>>,
+    /// Found and not sent yet: to wake the receiver for each object would take longer than to find it.
+    page: Vec<Meta>,
 }
+
+/// Objects of a listing sent at a time.
+const PAGE: usize = 256;
 
 impl Walk<'_> {
     /// Lists below `folder` (empty, or ending in `/`). Returns false when nobody listens any more.
-    fn folder(&self, folder: &str) -> io::Result<bool> {
+    fn folder(&mut self, folder: &str) -> io::Result<bool> {
         let entries = match fs::read_dir(self.inner.root.join(folder)) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -393,7 +401,7 @@ impl Walk<'_> {
         }
     }
 
-    fn file(&self, name: &str) -> io::Result<bool> {
+    fn file(&mut self, name: &str) -> io::Result<bool> {
         let meta = match fs::metadata(self.inner.root.join(name)) {
             Ok(meta) => meta,
             // Removed since the folder was read.
@@ -401,6 +409,12 @@ impl Walk<'_> {
             Err(e) => return Err(e),
         };
         let meta = self.inner.meta(&Key::listed(name), &meta);
-        Ok(self.sender.blocking_send(Ok(meta)).is_ok())
+        self.page.push(meta);
+        Ok(self.page.len() < PAGE || self.send_page())
+    }
+
+    /// Returns false when nobody listens any more.
+    fn send_page(&mut self) -> bool {
+        self.page.is_empty() || self.sender.blocking_send(Ok(std::mem::take(&mut self.page))).is_ok()
     }
 }
