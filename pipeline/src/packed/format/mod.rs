@@ -40,7 +40,7 @@ pub struct Effort {
 impl Effort {
     /// While ingesting. Four times the rows in a group would cost 1 to 4% fewer bytes, and a trace four times the time
     /// that its rows take to be read.
-    pub const INGEST: Self = Self { level: 9, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
+    pub const INGEST: Self = Self { level: 8, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
     /// When compacting: bytes count more than time.
     pub const COMPACT: Self = Self { level: 22, node_group_bytes: 8 << 20, span_group_rows: 32 << 10 };
 }
