@@ -143,6 +143,11 @@ async fn names(store: &dyn Store, prefix: &str, after: Option<&str>) -> Vec<Stri
     listed.into_iter().map(|meta| meta.key.to_string()).collect()
 }
 
+async fn last(store: &dyn Store, prefix: &str, after: Option<&str>, count: usize) -> Vec<String> {
+    let listed = store.list_last(prefix, after, count).await.unwrap();
+    listed.into_iter().map(|meta| meta.key.to_string()).collect()
+}
+
 async fn a_listing_holds_every_key_below_the_prefix_in_order(store: &dyn Store, prefix: &str) {
     let keys: Vec<String> = ["a", "b/1", "b/2", "b/c/3", "bb", "c"].map(|name| format!("{prefix}/{name}")).into();
     for at in &keys {
@@ -153,6 +158,10 @@ async fn a_listing_holds_every_key_below_the_prefix_in_order(store: &dyn Store, 
     assert_eq!(names(store, &format!("{prefix}/b/"), None).await, keys[1..4]);
     assert_eq!(names(store, &format!("{prefix}/"), Some(&keys[1])).await, keys[2..]);
     assert_eq!(names(store, &format!("{prefix}/"), Some(&format!("{prefix}/b/1x"))).await, keys[2..]);
+    assert_eq!(last(store, &format!("{prefix}/"), None, 9).await, keys);
+    assert_eq!(last(store, &format!("{prefix}/"), None, 2).await, keys[4..]);
+    assert_eq!(last(store, &format!("{prefix}/b"), Some(&keys[1]), 2).await, keys[3..5]);
+    assert_eq!(last(store, &format!("{prefix}/"), None, 0).await, [""; 0]);
     let first = store.list(prefix, None).next().await.unwrap().unwrap();
     assert_eq!(first.size, 5);
     assert!(first.modified.is_some());

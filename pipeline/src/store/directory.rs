@@ -3,6 +3,7 @@
 //! A write is a temporary file in `.gravity/tmp`, fsync, rename, fsync of the folder. Conditional writes hold a file
 //! lock, so they are atomic between processes too (on one machine, or where the file system has working `flock`).
 
+use super::walk::{Order, Walk};
 use super::{ETag, Error, ErrorKind, Key, Meta, Object, PutMode, Result, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +19,9 @@ use tokio::task::spawn_blocking;
 use tokio_util::io::ReaderStream;
 
 /// Gravity's own folder in the store: locks and temporary files, hidden from [`Store::list`].
-const OWN: &str = ".gravity";
+pub(super) const OWN: &str = ".gravity";
+/// Objects of a listing sent at a time: to wake the receiver for each would take longer than to find it.
+const PAGE: usize = 256;
 /// Conditional writes to different keys seldom wait for each other with this many locks.
 const LOCKS: u8 = 64;
 /// Forgetting one costs an fsync, nothing else.
@@ -183,6 +186,15 @@ impl Inner {
         Ok(())
     }
 
+    /// What a listing says of a file; `None` if it was removed since its folder was read.
+    fn listed(&self, name: &str) -> io::Result<Option<Meta>> {
+        match fs::metadata(self.root.join(name)) {
+            Ok(meta) => Ok(Some(self.meta(&Key::listed(name), &meta))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn meta(&self, key: &Key, meta: &fs::Metadata) -> Meta {
         Meta { key: key.clone(), size: meta.len(), etag: None, modified: meta.modified().ok() }
     }
@@ -321,16 +333,40 @@ impl Store for Directory {
         let inner = self.inner.clone();
         let (prefix, after) = (prefix.to_owned(), start_after.unwrap_or("").to_owned());
         spawn_blocking(move || {
-            let mut walk = Walk { inner: &inner, prefix: &prefix, after: &after, sender: &sender, page: Vec::new() };
-            let walked = walk.folder("");
-            walk.send_page();
+            let walk = Walk { root: &inner.root, prefix: &prefix, after: &after };
+            let mut page = Vec::with_capacity(PAGE);
+            let walked = walk.folder("", Order::Ascending, &mut |name| {
+                page.extend(inner.listed(name)?);
+                // A receiver that is gone wants no more.
+                Ok(page.len() < PAGE || sender.blocking_send(Ok(std::mem::take(&mut page))).is_ok())
+            });
+            let walked = walked.map_err(|e| Error::io("list", inner.root.join(&prefix).display(), &e));
+            // Nor does it want the rest, or the error.
+            let _ = sender.blocking_send(Ok(page));
             if let Err(e) = walked {
-                // A receiver that is gone does not want the error either.
-                let _ = sender.blocking_send(Err(Error::io("list", inner.root.join(&prefix).display(), &e)));
+                let _ = sender.blocking_send(Err(e));
             }
         });
         let pages = tokio_stream::wrappers::ReceiverStream::new(receiver);
         pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed()
+    }
+
+    async fn list_last(&self, prefix: &str, start_after: Option<&str>, count: usize) -> Result<Vec<Meta>> {
+        let inner = self.inner.clone();
+        let (prefix, after) = (prefix.to_owned(), start_after.unwrap_or("").to_owned());
+        let walked = spawn_blocking(move || {
+            let walk = Walk { root: &inner.root, prefix: &prefix, after: &after };
+            let mut last = Vec::new();
+            let walked = walk.folder("", Order::Descending, &mut |name| {
+                if last.len() < count {
+                    last.extend(inner.listed(name)?);
+                }
+                Ok(last.len() < count)
+            });
+            last.reverse();
+            walked.map(|_| last).map_err(|e| Error::io("list", inner.root.join(&prefix).display(), &e))
+        });
+        walked.await.map_err(|e| Error::io("list", self.inner.root.display(), &io::Error::other(e)))?
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
@@ -341,80 +377,5 @@ impl Store for Directory {
             sync_folder(path.parent().unwrap_or(&inner.root))
         });
         found(removed.await).map(|_| ())
-    }
-}
-
-/// A listing in progress: depth first in bytewise order of the keys, skipping folders that cannot hold a match.
-struct Walk<'a> {
-    inner: &'a Inner,
-    prefix: &'a str,
-    after: &'a str,
-    sender: &'a tokio::sync::mpsc::Sender<Result<Vec<Meta>>>,
-    /// Found and not sent yet: to wake the receiver for each object would take longer than to find it.
-    page: Vec<Meta>,
-}
-
-/// Objects of a listing sent at a time.
-const PAGE: usize = 256;
-
-impl Walk<'_> {
-    /// Lists below `folder` (empty, or ending in `/`). Returns false when nobody listens any more.
-    fn folder(&mut self, folder: &str) -> io::Result<bool> {
-        let entries = match fs::read_dir(self.inner.root.join(folder)) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(e) => return Err(e),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let Some(name) = entry.file_name().to_str().map(|n| format!("{folder}{n}")) else {
-                tracing::warn!(path = %entry.path().display(), "not listed: the name is not UTF-8");
-                continue;
-            };
-            // A folder sorts as `name/`, as its keys do.
-            let is_folder = entry.file_type()?.is_dir() || (entry.file_type()?.is_symlink() && entry.path().is_dir());
-            let name = if is_folder { name + "/" } else { name };
-            if self.may_match(&name, is_folder) {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        for name in names {
-            let goes_on = if name.ends_with('/') { self.folder(&name)? } else { self.file(&name)? };
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn may_match(&self, name: &str, is_folder: bool) -> bool {
-        if name == format!("{OWN}/") {
-            return false;
-        }
-        if is_folder {
-            let in_prefix = name.starts_with(self.prefix) || self.prefix.starts_with(name);
-            in_prefix && (self.after < name || self.after.starts_with(name))
-        } else {
-            name.starts_with(self.prefix) && name > self.after
-        }
-    }
-
-    fn file(&mut self, name: &str) -> io::Result<bool> {
-        let meta = match fs::metadata(self.inner.root.join(name)) {
-            Ok(meta) => meta,
-            // Removed since the folder was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(e) => return Err(e),
-        };
-        let meta = self.inner.meta(&Key::listed(name), &meta);
-        self.page.push(meta);
-        Ok(self.page.len() < PAGE || self.send_page())
-    }
-
-    /// Returns false when nobody listens any more.
-    fn send_page(&mut self) -> bool {
-        self.page.is_empty() || self.sender.blocking_send(Ok(std::mem::take(&mut self.page))).is_ok()
     }
 }

@@ -179,6 +179,10 @@ impl<S: Store> Store for Metered<S> {
         .boxed()
     }
 
+    async fn list_last(&self, prefix: &str, start_after: Option<&str>, count: usize) -> Result<Vec<Meta>> {
+        self.ask(Operation::List, self.inner.list_last(prefix, start_after, count)).await
+    }
+
     async fn delete(&self, key: &Key) -> Result<()> {
         self.ask(Operation::Delete, self.inner.delete(key)).await
     }

@@ -12,6 +12,7 @@ mod memory;
 mod metered;
 mod retrying;
 mod s3;
+mod walk;
 
 pub mod conformance;
 
@@ -120,6 +121,13 @@ pub trait Store: Send + Sync + 'static {
     /// All objects whose key begins with `prefix` (any string, not only whole segments) and is greater than
     /// `start_after`, in the store's order: bytewise, but see `ARCHITECTURE.md` on SeaweedFS.
     fn list(&self, prefix: &str, start_after: Option<&str>) -> BoxStream<'static, Result<Meta>>;
+
+    /// The last `count` of what [`list`](Self::list) gives, sorted by key. A store that can, looks at no others.
+    async fn list_last(&self, prefix: &str, start_after: Option<&str>, count: usize) -> Result<Vec<Meta>> {
+        let mut listed: Vec<Meta> = self.list(prefix, start_after).try_collect().await?;
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed.split_off(listed.len().saturating_sub(count)))
+    }
 
     /// Removes an object; removing what is not there succeeds.
     async fn delete(&self, key: &Key) -> Result<()>;

@@ -79,6 +79,10 @@ impl<S: Store> Store for Retrying<S> {
         self.inner.list(prefix, start_after).boxed()
     }
 
+    async fn list_last(&self, prefix: &str, start_after: Option<&str>, count: usize) -> Result<Vec<Meta>> {
+        self.inner.list_last(prefix, start_after, count).await
+    }
+
     async fn delete(&self, key: &Key) -> Result<()> {
         self.retry(|| self.inner.delete(key)).await
     }
