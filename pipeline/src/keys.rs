@@ -168,7 +168,7 @@ pub struct ContentKeys {
     added: Vec<String>,
     excluded: Vec<String>,
     /// Attribute keys come from a small set again and again (a message's number is the most that changes).
-    known: Arc<RwLock<HashMap<Box<str>, bool>>>,
+    known: Arc<RwLock<HashMap<Box<str>, bool, foldhash::fast::RandomState>>>,
 }
 
 /// Keys remembered at most; a producer that invents them is matched without memory from there on.

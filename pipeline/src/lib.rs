@@ -36,6 +36,7 @@ pub mod inspect;
 pub mod intake;
 pub mod json_text;
 pub mod keys;
+mod lanes;
 pub mod ledger;
 pub mod loose;
 pub mod observe;

@@ -35,6 +35,8 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     let paths = args.store.paths()?;
     let marker = Marker::read(&*store).await?;
     let mut done = Done::Well;
+    // Lives as long as the answer takes: to free what it remembers takes time, too.
+    let _reader;
     let (mut index, chunks) = match marker.filter(|marker| marker.layout == Layout::Packed) {
         None => (load(&*store, &paths, &trace).await?, ByHash::default()),
         Some(marker) => {
@@ -51,6 +53,7 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
             }
             let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
             let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
+            _reader = reader;
             (trace.index, trace.chunks)
         }
     };

@@ -3,6 +3,7 @@
 use super::frame::{Encoding, Window};
 use super::json::place;
 use crate::error::InputError;
+use crate::lanes::{BLOCK, Block, through_strings};
 use memchr::memchr2;
 
 /// What may come next.
@@ -109,7 +110,22 @@ impl Skip {
     /// Looks on for the end. `None`: more bytes are needed. Brackets are counted, not matched: a record is read by
     /// `serde_json` afterwards, which matches them.
     fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, &'static str> {
-        while self.seen < bytes.len() {
+        loop {
+            self.skip_blocks(bytes);
+            let stop = bytes.len().min(self.seen + BLOCK);
+            if let Some(end) = self.end_before(stop, bytes)? {
+                return Ok(Some(end));
+            }
+            // Before `stop` only a backslash is waited at, for what it escapes.
+            if self.seen < stop || stop == bytes.len() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Looks on byte by byte, up to `stop`; strings are passed over to their end.
+    fn end_before(&mut self, stop: usize, bytes: &[u8]) -> Result<Option<usize>, &'static str> {
+        while self.seen < stop {
             if self.in_string {
                 let Some(found) = memchr2(b'"', b'\\', &bytes[self.seen..]) else {
                     self.seen = bytes.len();
@@ -152,6 +168,25 @@ impl Skip {
             self.seen += 1;
         }
         Ok(None)
+    }
+
+    /// Passes over the next bytes, 64 at a time, as long as the value cannot end in them, nor become too deep.
+    fn skip_blocks(&mut self, bytes: &[u8]) {
+        while let Some(next) = bytes.get(self.seen..).and_then(<[u8]>::first_chunk::<BLOCK>) {
+            let block = Block::new(next);
+            let escaped = block.escaped();
+            let outside = !(through_strings(block.quotes & !escaped) ^ if self.in_string { u64::MAX } else { 0 });
+            let [opens, closes] = [block.opens, block.closes].map(|brackets| (brackets & outside).count_ones());
+            // Outside of strings a backslash escapes nothing.
+            if block.backslashes & outside != 0 || closes >= self.depth || self.depth + opens > MAX_DEPTH {
+                return;
+            }
+            self.depth = self.depth + opens - closes;
+            self.in_string = outside >> (BLOCK - 1) == 0;
+            // A backslash at the end is looked at again, with what it escapes.
+            let is_cut = block.backslashes & !escaped & (1 << (BLOCK - 1)) != 0;
+            self.seen += BLOCK - usize::from(is_cut);
+        }
     }
 }
 
@@ -321,4 +356,45 @@ fn unexpected(window: &Window, expect: Expect, byte: u8) -> InputError {
         _ => format!("byte {byte:#04x}"),
     };
     window.error(0, format!("expected {wanted}, found {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a value consists of, well-formed or not.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(&b"{"[..]),
+            Just(b"["),
+            Just(b"}"),
+            Just(b"]"),
+            Just(b"\""),
+            Just(b"\\"),
+            Just(b"\\\""),
+            Just(b"\"a long string, with [brackets] and {braces} in it, and an escaped \\\" quote\""),
+            Just(b"{\"key\":[1,2,3]}"),
+            Just(b","),
+            Just(b" 12.5 "),
+            Just(b"\xf0\x9f\x98\x80"),
+        ];
+        proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn by_blocks_a_value_ends_where_it_ends_byte_by_byte(pieces in pieces(), cut in any::<prop::sample::Index>()) {
+            let bytes = [&b"{"[..], &pieces].concat();
+            let mut by_byte = Skip::new(Purpose::Ignore);
+            let expected = by_byte.end_before(bytes.len(), &bytes);
+            let mut by_block = Skip::new(Purpose::Ignore);
+            // What came first need not end where a block does.
+            let cut = cut.index(bytes.len());
+            let early = by_block.end(&bytes[..cut]);
+            let found = if early == Ok(None) { by_block.end(&bytes) } else { early };
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(by_block.seen, by_byte.seen);
+        }
+    }
 }

@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt, future, stream};
 use parquet::file::statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::OnceCell;
 
 /// A file up to this size is read whole, in one request; of a larger one, what is needed.
 const WHOLE: u64 = 4 << 20;
@@ -41,9 +42,25 @@ struct Cache {
     compacted: HashMap<String, Arc<Vec<Meta>>>,
     /// Bytes of files that are remembered whole.
     file_bytes: usize,
-    groups: HashMap<(Key, usize), (Arc<NodeGroup>, u64)>,
+    /// Files that somebody looks for at this moment.
+    sought: HashMap<PackNumber, Arc<OnceCell<Arc<File>>>>,
+    groups: HashMap<Place, Remembered>,
+    /// Bytes of these groups.
     bytes: usize,
     clock: u64,
+}
+
+/// A row group: its file, and its number there.
+type Place = (Key, usize);
+
+/// A row group that was asked for. Whoever asks while it is being read waits for that.
+#[derive(Default)]
+struct Remembered {
+    group: Arc<OnceCell<Arc<NodeGroup>>>,
+    /// Bytes of memory, once it was read.
+    bytes: usize,
+    /// When it was last asked for.
+    used: u64,
 }
 
 /// The row groups of spans that were read last: the next batch of a file is mostly in the same one.
@@ -176,13 +193,20 @@ impl Reader {
 
     /// The file that a pack's nodes are in: its own, or the one that it was compacted into.
     pub(super) async fn file_of(&self, pack: PackNumber) -> Result<Arc<File>> {
-        let known = {
-            let cache = self.cache();
+        let sought = {
+            let mut cache = self.cache();
             if let Some(file) = cache.files.get(&pack) {
                 return Ok(file.clone());
             }
-            cache.compacted.get(&day(pack.0)).cloned()
+            cache.sought.entry(pack).or_default().clone()
         };
+        let file = sought.get_or_try_init(|| self.find_file(pack)).await.cloned();
+        self.cache().sought.remove(&pack);
+        file
+    }
+
+    async fn find_file(&self, pack: PackNumber) -> Result<Arc<File>> {
+        let known = self.cache().compacted.get(&day(pack.0)).cloned();
         // Where one pack of a day was compacted, the others mostly were.
         let mut file = match known {
             Some(compacted) => self.compacted_file_of(pack, &compacted).await?,
@@ -257,31 +281,20 @@ impl Reader {
     }
 
     async fn group_in(&self, file: Arc<File>, node: u64) -> Result<Arc<NodeGroup>> {
-        let groups = file.metadata.row_groups();
-        let last = |at: usize| match groups[at].column(0).statistics() {
-            Some(Statistics::Int64(ids)) => ids.max_opt().copied().unwrap_or(i64::MAX),
-            _ => i64::MAX,
-        };
-        let (mut low, mut high) = (0, groups.len());
-        while low < high {
-            let middle = (low + high) / 2;
-            match last(middle) < node as i64 {
-                true => low = middle + 1,
-                false => high = middle,
-            }
-        }
-        if low == groups.len() {
+        let number = group_number(&file, node);
+        if number == file.metadata.num_row_groups() {
             return Err(file.corrupt(format!("it has no node {node}, which others name")));
         }
-        let place = (file.key.clone(), low);
-        if let Some(group) = self.cache().get(&place) {
-            return Ok(group);
-        }
-        let group = self.group(&file, low).await?;
-        let read = blocking(move || read_nodes(&group)).await?;
-        let group = Arc::new(read.map_err(|reason| file.corrupt(reason))?);
-        self.cache().remember(place, group.clone(), self.budget);
-        Ok(group)
+        let place = (file.key.clone(), number);
+        let remembered = self.cache().group(&place);
+        let read = || async {
+            let group = self.group(&file, number).await?;
+            let read = blocking(move || read_nodes(&group)).await?;
+            let group = Arc::new(read.map_err(|reason| file.corrupt(reason))?);
+            self.cache().was_read(&place, group.size(), self.budget);
+            Ok(group)
+        };
+        remembered.get_or_try_init(read).await.cloned()
     }
 
     /// These nodes and all that they lead to.
@@ -294,18 +307,34 @@ impl Reader {
         self.load(wanted.into_iter().collect(), false).await
     }
 
+    /// The row groups that these nodes are in, as far as can be told before they are read, and one node of each.
+    async fn places(&self, wanted: &BTreeSet<u64>) -> Result<BTreeMap<Place, u64>> {
+        let mut packs: BTreeMap<PackNumber, Vec<u64>> = BTreeMap::new();
+        for &node in wanted {
+            packs.entry(PackNumber::of_node(node)).or_default().push(node);
+        }
+        self.open_packs(packs.keys().copied()).await?;
+        let places = stream::iter(packs).map(|(pack, nodes)| async move {
+            let file = self.file_of(pack).await?;
+            let mut places: Vec<(Place, u64)> = Vec::new();
+            for node in nodes {
+                let number = group_number(&file, node);
+                if places.last().is_none_or(|((_, last), _)| *last != number) {
+                    places.push(((file.key.clone(), number), node));
+                }
+            }
+            Ok::<_, Error>(places)
+        });
+        let places: Vec<_> = places.buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(places.into_iter().flatten().collect())
+    }
+
     async fn load(&self, mut wanted: BTreeSet<u64>, and_below: bool) -> Result<NodeSet> {
         let mut set = NodeSet::default();
         while let Some(&first) = wanted.first() {
-            // One node of each group that is needed, as far as that is known: the others are found in it.
-            let mut packs: BTreeMap<PackNumber, u64> = BTreeMap::new();
-            for &node in &wanted {
-                packs.entry(PackNumber::of_node(node)).or_insert(node);
-            }
-            packs.insert(PackNumber::of_node(first), first);
-            self.open_packs(packs.keys().copied()).await?;
+            let places = self.places(&wanted).await?;
             let mut groups =
-                stream::iter(packs.into_values()).map(|node| self.group_of(node)).buffer_unordered(AT_ONCE);
+                stream::iter(places.into_values()).map(|node| self.group_of(node)).buffer_unordered(AT_ONCE);
             let mut below = BTreeSet::new();
             while let Some(group) = groups.try_next().await? {
                 wanted.retain(|&node| {
@@ -328,13 +357,27 @@ impl Reader {
 }
 
 impl Cache {
-    fn get(&mut self, place: &(Key, usize)) -> Option<Arc<NodeGroup>> {
+    /// A row group, to be read by whoever comes first.
+    fn group(&mut self, place: &Place) -> Arc<OnceCell<Arc<NodeGroup>>> {
         self.clock += 1;
-        let clock = self.clock;
-        self.groups.get_mut(place).map(|(group, used)| {
-            *used = clock;
-            group.clone()
-        })
+        let remembered = self.groups.entry(place.clone()).or_default();
+        remembered.used = self.clock;
+        remembered.group.clone()
+    }
+
+    /// A row group was read: those that were not asked for the longest go if all need too much memory.
+    fn was_read(&mut self, place: &Place, bytes: usize, budget: usize) {
+        // It is there unless it had to go while it was read, which only those that were read do.
+        if let Some(remembered) = self.groups.get_mut(place) {
+            remembered.bytes = bytes;
+            self.bytes += bytes;
+        }
+        while self.bytes > budget {
+            let others = self.groups.iter().filter(|(other, remembered)| *other != place && remembered.bytes > 0);
+            let oldest = others.min_by_key(|(_, remembered)| remembered.used).map(|(other, _)| other.clone());
+            let Some(gone) = oldest.and_then(|oldest| self.groups.remove(&oldest)) else { return };
+            self.bytes -= gone.bytes;
+        }
     }
 
     /// Forgets where packs were: a file is gone.
@@ -355,15 +398,12 @@ impl Cache {
         self.file_bytes += bytes;
         self.files.insert(pack, file);
     }
+}
 
-    fn remember(&mut self, place: (Key, usize), group: Arc<NodeGroup>, budget: usize) {
-        self.clock += 1;
-        self.bytes += group.size();
-        self.groups.insert(place, (group, self.clock));
-        while self.bytes > budget && self.groups.len() > 1 {
-            let oldest = self.groups.iter().min_by_key(|(_, (_, used))| *used).map(|(place, _)| place.clone());
-            let Some((group, _)) = oldest.and_then(|oldest| self.groups.remove(&oldest)) else { return };
-            self.bytes -= group.size();
-        }
-    }
+/// Which row group of a file has a node: how many there are, if none has.
+fn group_number(file: &File, node: u64) -> usize {
+    file.metadata.row_groups().partition_point(|group| match group.column(0).statistics() {
+        Some(Statistics::Int64(ids)) => ids.max_opt().is_some_and(|&last| last < node as i64),
+        _ => false,
+    })
 }

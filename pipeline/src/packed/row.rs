@@ -174,7 +174,7 @@ impl<Id> Default for Rows<Id> {
 impl<Id: Copy> Rows<Id> {
     /// Appends a value of the row that comes next, before which `key` stands in its shape.
     pub fn push_rest(&mut self, key: &[u8], value: &[u8]) {
-        let stream = self.streams.id(&without_digits(key));
+        let stream = self.streams.id_without_digits(key);
         self.values.push(stream, value);
     }
 
@@ -263,11 +263,6 @@ impl<Id: Copy> Rows<Id> {
     }
 }
 
-/// What decides on a stream: the text before its values, digits aside.
-pub fn without_digits(text: &[u8]) -> Vec<u8> {
-    text.iter().copied().filter(|byte| !byte.is_ascii_digit()).collect()
-}
-
 /// Values, each in a stream.
 #[derive(Debug, Clone, Default)]
 pub struct ValueList {
@@ -313,10 +308,12 @@ impl ValueList {
 /// Texts, each once.
 #[derive(Debug, Clone, Default)]
 pub struct Texts {
-    by_text: HashMap<Box<[u8]>, TextId>,
+    by_text: HashMap<Box<[u8]>, TextId, foldhash::fast::RandomState>,
     all: Vec<Box<[u8]>>,
     /// Bytes of memory, about.
     bytes: usize,
+    /// A buffer that is not needed at the moment.
+    spare: Vec<u8>,
 }
 
 impl Texts {
@@ -329,6 +326,16 @@ impl Texts {
         self.by_text.insert(text.into(), id);
         self.all.push(text.into());
         self.bytes += 2 * text.len() + 64;
+        id
+    }
+
+    /// The number of what remains of a text without its digits: what decides on the stream of the value behind it.
+    pub fn id_without_digits(&mut self, text: &[u8]) -> TextId {
+        let mut rest = std::mem::take(&mut self.spare);
+        rest.clear();
+        rest.extend(text.iter().filter(|byte| !byte.is_ascii_digit()));
+        let id = self.id(&rest);
+        self.spare = rest;
         id
     }
 

@@ -7,12 +7,14 @@ use super::{Broken, Effort, PACKS_KEY, properties};
 use crate::packed::node::{Kind, Node};
 use ::bytes::Bytes;
 use parquet::basic::Encoding;
+use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::errors::Result as ParquetResult;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::EnabledStatistics;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -37,6 +39,11 @@ pub struct NodesFile<'a, I> {
 /// A node as it is written: number, kind, text, references.
 pub type StoredNode<'n> = (u64, Kind, &'n [u8], &'n [i64]);
 
+/// A file with more text than this has two row groups at least, so that two cores compress it, and two read it.
+const TWO_FROM: usize = 2 << 20;
+/// Row groups that are compressed at the same time at most: each needs memory.
+const AT_ONCE: usize = 4;
+
 /// Writes a file of nodes.
 ///
 /// # Errors
@@ -46,19 +53,56 @@ where
     I: Iterator<Item = StoredNode<'n>>,
 {
     let mut writer = NodesWriter::new(effort)?;
-    let mut nodes = file.nodes.peekable();
-    while nodes.peek().is_some() {
-        let (mut group, mut size) = (Vec::new(), 0);
-        while size < effort.node_group_bytes
-            && group.len() < GROUP_ROWS
-            && let Some(node) = nodes.next()
-        {
-            size += node.2.len() + node.3.len();
-            group.push(node);
-        }
-        writer.write_group(group)?;
+    let mut groups = groups(file.nodes.collect(), effort);
+    let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(AT_ONCE));
+    for groups in groups.chunks_mut(at_once) {
+        let compressed = std::thread::scope(|scope| {
+            let compress = |group| scope.spawn(move || CompressedGroup::new(group, effort));
+            let threads: Vec<_> = groups.iter_mut().map(|group| compress(std::mem::take(group))).collect();
+            let groups = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            groups.collect::<ParquetResult<Vec<_>>>()
+        })?;
+        compressed.into_iter().try_for_each(|group| writer.append(group))?;
     }
     writer.finish(file.packs, file.metadata)
+}
+
+/// Cuts nodes into row groups of about the same size.
+fn groups<'n>(nodes: Vec<StoredNode<'n>>, effort: Effort) -> Vec<Vec<StoredNode<'n>>> {
+    let size_of = |node: &StoredNode<'_>| node.2.len() + node.3.len();
+    let size: usize = nodes.iter().map(size_of).sum();
+    let count = size.div_ceil(effort.node_group_bytes).max(if size > TWO_FROM { 2 } else { 1 });
+    let most = size.div_ceil(count);
+    let mut groups: Vec<Vec<_>> = Vec::with_capacity(count);
+    let mut open = usize::MAX;
+    for node in nodes {
+        match groups.last_mut() {
+            Some(group) if open < most && group.len() < GROUP_ROWS => {
+                open += size_of(&node);
+                group.push(node);
+            }
+            _ => {
+                open = size_of(&node);
+                groups.push(vec![node]);
+            }
+        }
+    }
+    groups
+}
+
+/// A row group in a file of its own, to be moved into another.
+struct CompressedGroup {
+    file: Bytes,
+    metadata: ParquetMetaData,
+}
+
+impl CompressedGroup {
+    fn new(group: Vec<StoredNode<'_>>, effort: Effort) -> ParquetResult<Self> {
+        let mut writer = NodesWriter::with_capacity(effort, 0)?;
+        writer.write_group(group)?;
+        let metadata = writer.writer.finish()?;
+        Ok(Self { file: std::mem::take(writer.writer.inner_mut()).into(), metadata })
+    }
 }
 
 /// Writes a file of nodes, row group by row group.
@@ -72,14 +116,35 @@ impl NodesWriter {
     /// # Errors
     /// If Parquet refuses.
     pub fn new(effort: Effort) -> ParquetResult<Self> {
+        Self::with_capacity(effort, crate::packed::LARGE)
+    }
+
+    fn with_capacity(effort: Effort, bytes: usize) -> ParquetResult<Self> {
         let properties = properties(effort, vec![])
             .set_column_encoding("id".into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled("id".into(), EnabledStatistics::Chunk)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        Ok(Self {
-            writer: SerializedFileWriter::new(Vec::with_capacity(crate::packed::LARGE), schema, Arc::new(properties))?,
-        })
+        Ok(Self { writer: SerializedFileWriter::new(Vec::with_capacity(bytes), schema, Arc::new(properties))? })
+    }
+
+    fn append(&mut self, group: CompressedGroup) -> ParquetResult<()> {
+        for from in group.metadata.row_groups() {
+            let mut out = self.writer.next_row_group()?;
+            for column in from.columns() {
+                let close = ColumnCloseResult {
+                    bytes_written: column.compressed_size() as u64,
+                    rows_written: from.num_rows() as u64,
+                    metadata: column.clone(),
+                    bloom_filter: None,
+                    column_index: None,
+                    offset_index: None,
+                };
+                out.append_column(&group.file, close)?;
+            }
+            out.close()?;
+        }
+        Ok(())
     }
 
     /// Appends a row group. All its numbers are greater than those of the groups before; within it nodes stand in the

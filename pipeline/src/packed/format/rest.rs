@@ -9,7 +9,7 @@
 //! for each stream: its lengths, a varint each; then its values, joined
 //! ```
 
-use crate::packed::row::{TextId, Texts, without_digits};
+use crate::packed::row::{TextId, Texts};
 use crate::packed::shape::{Op, ops};
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,7 +30,7 @@ impl<Id: Copy + Eq + Hash> Streams<Id> {
     pub fn of(&mut self, id: Id, shape: &[u8], keys: &mut Texts) -> &[TextId] {
         self.by_shape.entry(id).or_insert_with(|| {
             let streams = ops(shape).filter_map(|op| match op {
-                Some(Op::Rest(before)) => Some(keys.id(&without_digits(before))),
+                Some(Op::Rest(before)) => Some(keys.id_without_digits(before)),
                 _ => None,
             });
             streams.collect()

@@ -1,8 +1,11 @@
 //! JSON string literals.
 
 use super::habit::{Habit, Habits};
-use super::literal::{Found, hex, push_surrogate, surrogate_at};
-use memchr::{memchr_iter, memchr2, memmem};
+use super::literal::{
+    CONTROL, DELETE, Found, MARKUP, MAY_BE_LINE, MAY_BE_SURROGATE, NOT_ASCII, hex, plain_run, push_front,
+    push_surrogate, surrogate_at,
+};
+use memchr::memchr_iter;
 
 const ASCII: Habits = Habits::only(Habit::JsonAscii);
 const PDATA: Habits = Habits::only(Habit::JsonPdata).or(Habits::only(Habit::JsonHtmlOld));
@@ -12,29 +15,24 @@ const LONE: Habits = Habits::only(Habit::Json).or(ASCII);
 /// Finds the end of the literal that begins behind the quote at `text`'s front. Only literals of at least `least` bytes
 /// are decoded, into `out`; `None` if no quote ends it.
 pub fn find(text: &[u8], least: usize, out: &mut Vec<u8>) -> Option<Found> {
-    let first = memchr2(b'"', b'\\', text)?;
+    let (first, seen) = plain_run(text, b'"', |_, _| {})?;
     if text[first] == b'"' {
-        let habits = if first < least { Habits::NONE } else { raw(&text[..first], Habits::JSON) };
+        let habits = if first < least { Habits::NONE } else { raw(&text[..first], seen, Habits::JSON) };
         return Some(Found { length: first, habits, escaped: false });
     }
     out.clear();
-    let (mut habits, mut at, mut plain) = (Habits::JSON, first, 0);
-    loop {
-        // Here `text[at]` is a backslash or the closing quote.
-        if !habits.is_empty() {
-            habits = raw(&text[plain..at], habits);
-            out.extend_from_slice(&text[plain..at]);
-        }
-        if text[at] == b'"' {
-            let habits = if at < least { Habits::NONE } else { habits };
-            return Some(Found { length: at, habits, escaped: true });
-        }
+    out.extend_from_slice(&text[..first]);
+    let (mut habits, mut at) = (raw(&text[..first], seen, Habits::JSON), first);
+    // Here `text[at]` is a backslash or the closing quote.
+    while text[at] != b'"' {
         let (size, allowed) = escape(&text[at..], out)?;
-        habits = habits.and(allowed);
-        at += size;
-        plain = at;
-        at += memchr2(b'"', b'\\', &text[at..])?;
+        let start = at + size;
+        let (length, seen) = plain_run(&text[start..], b'"', |bytes, length| push_front(bytes, length, out))?;
+        at = start + length;
+        habits = raw(&text[start..at], seen, habits.and(allowed));
     }
+    let habits = if at < least { Habits::NONE } else { habits };
+    Some(Found { length: at, habits, escaped: true })
 }
 
 /// Reads the escape at the front: its size, and who writes it so. `None` if the text ends in it.
@@ -80,21 +78,21 @@ fn unicode(text: &[u8], out: &mut Vec<u8>) -> Option<(usize, Habits)> {
     Some((6, habits))
 }
 
-/// Who of `habits` writes these bytes as they are.
-fn raw(bytes: &[u8], mut habits: Habits) -> Habits {
-    let mut seen = 0;
-    for &byte in bytes {
-        seen |= CLASS[usize::from(byte)];
+/// Who of `habits` writes these bytes, of the classes `seen`, as they are.
+#[inline]
+fn raw(bytes: &[u8], seen: u8, mut habits: Habits) -> Habits {
+    if seen == 0 {
+        return habits;
     }
     if seen & CONTROL != 0 {
         return Habits::NONE;
     }
     if seen & NOT_ASCII != 0 {
         habits = habits.without(ASCII);
-        if has_surrogate(bytes) {
+        if seen & MAY_BE_SURROGATE != 0 && has_surrogate(bytes) {
             return Habits::NONE;
         }
-        if habits.has_any(HTML) && memmem::find(bytes, b"\xe2\x80").is_some_and(|_| has_line_separator(bytes)) {
+        if seen & MAY_BE_LINE != 0 && habits.has_any(HTML) && has_line_separator(bytes) {
             habits = habits.without(HTML);
         }
     }
@@ -112,29 +110,8 @@ fn has_surrogate(bytes: &[u8]) -> bool {
 }
 
 fn has_line_separator(bytes: &[u8]) -> bool {
-    memmem::find_iter(bytes, b"\xe2\x80").any(|at| matches!(bytes.get(at + 2), Some(0xa8 | 0xa9)))
+    memchr_iter(0xe2, bytes).any(|at| matches!(bytes[at..], [_, 0x80, 0xa8 | 0xa9, ..]))
 }
-
-const CONTROL: u8 = 1;
-const NOT_ASCII: u8 = 2;
-const DELETE: u8 = 4;
-const MARKUP: u8 = 8;
-
-const CLASS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = match byte as u8 {
-            0..0x20 => CONTROL,
-            0x7f => DELETE,
-            0x80.. => NOT_ASCII,
-            b'<' | b'>' | b'&' => MARKUP,
-            _ => 0,
-        };
-        byte += 1;
-    }
-    table
-};
 
 /// Appends what stands between the quotes.
 pub fn encode(text: &[u8], habit: Habit, out: &mut Vec<u8>) {

@@ -1,39 +1,36 @@
 //! Python's `repr` of a `str`.
 
 use super::habit::{Habit, Habits};
-use super::literal::{Found, hex};
+use super::literal::{CONTROL, DELETE, Found, NOT_ASCII, hex, plain_run, push_front};
 use super::printable::{Unicode, is_printable};
-use memchr::{memchr, memchr2};
+use crate::lanes::{LANES, Lanes};
+use memchr::memchr;
 
 const OLD: Habits = Habits::only(Habit::Python14);
 const NEW: Habits = Habits::only(Habit::Python16);
 
 /// Finds the end of the literal that begins behind `quote` at `text`'s front, as [`super::json::find`] does.
 pub fn find(text: &[u8], quote: u8, least: usize, out: &mut Vec<u8>) -> Option<Found> {
-    let first = memchr2(quote, b'\\', text)?;
+    let (first, seen) = plain_run(text, quote, |_, _| {})?;
     if text[first] == quote {
         let fits = first >= least && quote_fits(&text[..first], quote);
-        let habits = if fits { raw(&text[..first], Habits::PYTHON) } else { Habits::NONE };
+        let habits = if fits { raw(&text[..first], seen, Habits::PYTHON) } else { Habits::NONE };
         return Some(Found { length: first, habits, escaped: false });
     }
     out.clear();
-    let (mut habits, mut at, mut plain) = (Habits::PYTHON, first, 0);
-    loop {
-        if !habits.is_empty() {
-            habits = raw(&text[plain..at], habits);
-            out.extend_from_slice(&text[plain..at]);
-        }
-        if text[at] == quote {
-            let fits = at >= least && quote_fits(out, quote);
-            let habits = if fits { habits } else { Habits::NONE };
-            return Some(Found { length: at, habits, escaped: true });
-        }
+    out.extend_from_slice(&text[..first]);
+    let (mut habits, mut at) = (raw(&text[..first], seen, Habits::PYTHON), first);
+    // Here `text[at]` is a backslash or the closing quote.
+    while text[at] != quote {
         let (size, allowed) = escape(&text[at..], quote, out)?;
-        habits = habits.and(allowed);
-        at += size;
-        plain = at;
-        at += memchr2(quote, b'\\', &text[at..])?;
+        let start = at + size;
+        let (length, seen) = plain_run(&text[start..], quote, |bytes, length| push_front(bytes, length, out))?;
+        at = start + length;
+        habits = raw(&text[start..at], seen, habits.and(allowed));
     }
+    let fits = at >= least && quote_fits(out, quote);
+    let habits = if fits { habits } else { Habits::NONE };
+    Some(Found { length: at, habits, escaped: true })
 }
 
 /// `'`, but `"` if there is a `'` and no `"` in the text.
@@ -86,22 +83,46 @@ fn simple(byte: u8, out: &mut Vec<u8>) -> (usize, Habits) {
     (2, Habits::PYTHON)
 }
 
-/// Who of `habits` prints these bytes as they are.
-fn raw(bytes: &[u8], mut habits: Habits) -> Habits {
-    if bytes.is_ascii() {
-        let printable = bytes.iter().fold(true, |all, &byte| all & (byte >= 0x20) & (byte != 0x7f));
-        return if printable { habits } else { Habits::NONE };
+/// Who of `habits` prints these bytes, of the classes `seen`, as they are.
+#[inline]
+fn raw(bytes: &[u8], seen: u8, habits: Habits) -> Habits {
+    match seen & (CONTROL | DELETE | NOT_ASCII) {
+        0 => habits,
+        NOT_ASCII => not_ascii(bytes, habits),
+        _ => Habits::NONE,
     }
-    let Ok(text) = std::str::from_utf8(bytes) else { return Habits::NONE };
-    for c in text.chars() {
+}
+
+fn not_ascii(bytes: &[u8], mut habits: Habits) -> Habits {
+    let Ok(mut text) = std::str::from_utf8(bytes) else { return Habits::NONE };
+    while let Some(c) = next_not_ascii(&mut text) {
         match c {
-            ' '..'\u{7f}' | 'ÿ'..'ɐ' | '\u{2010}'..'\u{2028}' | '一'..='龥' | '가'..='힣' => {}
+            'ÿ'..'ɐ' | '\u{2010}'..'\u{2028}' | '一'..='龥' | '가'..='힣' => {}
             _ if !is_printable(c, Unicode::V16) => return Habits::NONE,
             _ if !is_printable(c, Unicode::V14) => habits = habits.without(OLD),
             _ => {}
         }
     }
     habits
+}
+
+/// Goes behind the next character that is not ASCII.
+fn next_not_ascii(text: &mut &str) -> Option<char> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(next) = bytes[at..].first_chunk::<LANES>() {
+        let found = Lanes::new(next).at_least(0x80).to_bitmask();
+        if found != 0 {
+            at += found.trailing_zeros() as usize;
+            break;
+        }
+        at += LANES;
+    }
+    at += bytes[at..].iter().position(|byte| !byte.is_ascii())?;
+    let mut chars = text[at..].chars();
+    let c = chars.next();
+    *text = chars.as_str();
+    c
 }
 
 /// Appends what stands between the quotes. A quote of the kind that [`quote_of`] does not choose stands as it is.
