@@ -293,6 +293,45 @@ fn a_message_that_came_too_often_is_no_poison_if_its_batch_is_done() {
     assert_eq!(cloud.files().keys("quarantine"), [""; 0]);
 }
 
+/// A worker on the queue, for a packed store that is as good as flushed at once.
+fn packed_worker(cloud: &Cloud) -> Command {
+    let mut command = cloud.worker();
+    command.args(["--layout", "packed", "--flush-interval", "50ms"]);
+    command
+}
+
+#[test]
+fn a_message_that_came_too_often_is_no_poison_if_a_packed_store_has_its_batch() {
+    let Some(cloud) = Cloud::without_events() else { return };
+    cloud.upload(&name(1), batch(1));
+    cloud.send(&event(&cloud.bucket, &[&cloud.key(&name(1))]));
+    for n in 1..=2 {
+        assert_eq!(cloud.peek().unwrap().1, n);
+    }
+    run(packed_worker(&cloud).arg("--once")).exits(0).says(&["committed=1"]);
+    let worker = start(packed_worker(&cloud).args(["--max-receives", "2"]));
+    wait_until("the message is deleted", || cloud.depth() == (0, 0));
+    terminate(worker).exits(0).says(&["committed=0", "quarantined=0"]);
+    assert_eq!(cloud.files().keys("quarantine"), [""; 0]);
+}
+
+#[test]
+fn an_event_of_a_batch_that_another_process_has_packed_stores_nothing() {
+    let Some(cloud) = Cloud::without_events() else { return };
+    cloud.upload(&name(1), batch(1));
+    let worker = start(&mut packed_worker(&cloud));
+    wait_until("the full pass is over", || cloud.files().keys("spans").len() == 1);
+    cloud.upload(&name(2), batch(2));
+    run(packed_worker(&cloud).arg("--once")).exits(0).says(&["committed=1"]);
+    // What the worker has listed is good for a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    cloud.send(&event(&cloud.bucket, &[&cloud.key(&name(2))]));
+    wait_until("the message is deleted", || cloud.depth() == (0, 0));
+    terminate(worker).exits(0).says(&["committed=1"]);
+    let verified = cloud.run("verify", &["--json"]).exits(0);
+    assert!(!verified.text().contains("batch-twice"), "{}", verified.text());
+}
+
 #[test]
 fn an_event_that_never_came_is_made_up_for_by_the_next_full_pass() {
     let Some(cloud) = Cloud::without_events() else { return };

@@ -25,6 +25,18 @@ pub enum Done {
 }
 
 impl Done {
+    /// Learns what other processes have stored since it was last asked, at most once a second. A ledger needs no
+    /// such thing.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn refresh(&self) -> Result<()> {
+        match self {
+            Self::Ledger(_) => Ok(()),
+            Self::Packed(done) => done.refresh().await,
+        }
+    }
+
     /// True if this batch is done.
     ///
     /// # Errors

@@ -285,19 +285,26 @@ impl Worker {
             Candidate::Listed(raw) => return self.process_apart(raw).await,
             Candidate::Named(key) => key,
         };
-        let outcome = match self.store.head(&key).await {
+        let outcome = match self.look(&key).await {
             Ok(Some(raw)) => return self.process_apart(raw).await,
             Ok(None) => {
                 tracing::warn!(batch = %key, "gone before it could be read");
                 Outcome::Settled
             }
-            Err(e) => Outcome::Failed(e.into()),
+            Err(e) => Outcome::Failed(e),
         };
         let raw = Meta { key: key.clone(), size: 0, etag: None, modified: None };
         self.pipeline.observer().batch_began(&raw);
         self.pipeline.observer().batch_ended(&raw, &outcome, Duration::ZERO);
         self.memory().note_end(&key, &outcome, self.settings.poll_interval);
         (key, outcome)
+    }
+
+    /// Looks at a batch that was named. What others have stored meanwhile is learnt first, as a listing would: so a
+    /// message that comes again is free.
+    async fn look(&self, key: &Key) -> Result<Option<Meta>> {
+        self.pipeline.done().refresh().await?;
+        Ok(self.store.head(key).await?)
     }
 
     /// Processes a batch as a task of its own: a panic in it is an outcome, and not the worker's end.

@@ -5,7 +5,8 @@ use super::event::{self, Event, Watched};
 use super::held::{Held, Settled, Verdict};
 use super::sqs::{MOST, Received, Sqs};
 use crate::error::Result;
-use crate::loose::{Paths, QuarantinedMessage};
+use crate::ledger::Done;
+use crate::loose::QuarantinedMessage;
 use crate::quarantine;
 use crate::store::{Key, Store};
 use futures::{Stream, StreamExt, future, stream};
@@ -34,7 +35,7 @@ pub struct IntakeSettings {
 pub struct QueueIntake {
     queue: Sqs,
     store: Arc<dyn Store>,
-    paths: Paths,
+    done: Done,
     settings: IntakeSettings,
     held: Mutex<Held>,
     /// Whoever changes visibilities has this, so that no message is kept after it was given back.
@@ -51,12 +52,12 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 const RELEASE: Duration = Duration::from_secs(5);
 
 impl QueueIntake {
-    /// Nothing is received yet.
-    pub fn new(queue: Sqs, store: Arc<dyn Store>, paths: Paths, settings: IntakeSettings) -> Arc<Self> {
+    /// Nothing is received yet. `done` tells which batches of `store` are.
+    pub fn new(queue: Sqs, store: Arc<dyn Store>, done: Done, settings: IntakeSettings) -> Arc<Self> {
         Arc::new(Self {
             queue,
             store,
-            paths,
+            done,
             settings,
             held: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -170,17 +171,19 @@ impl QueueIntake {
 
     /// A message that comes again and again: what it names is done, or it is poison.
     async fn give_up_on(&self, message: &Received, batches: &BTreeSet<Key>) {
-        let in_ledger = batches.iter().map(|batch| async {
-            let entry = self.paths.ledger(batch.as_str());
-            matches!(self.store.head(&entry).await, Ok(Some(_)))
-        });
-        if future::join_all(in_ledger).await.into_iter().all(|done| done) {
+        if self.are_done(batches).await.unwrap_or(false) {
             self.carry_out(Verdict::Delete(message.receipt.clone())).await;
             return;
         }
         let most = self.settings.max_receives;
         let reason = format!("received more than {most} times (SQS_MAX_RECEIVES), and its batches are still not done");
         self.quarantine(message, reason).await;
+    }
+
+    async fn are_done(&self, batches: &BTreeSet<Key>) -> Result<bool> {
+        self.done.refresh().await?;
+        let done = future::try_join_all(batches.iter().map(|batch| self.done.has(batch.as_str()))).await?;
+        Ok(done.into_iter().all(|done| done))
     }
 
     /// Puts a message into quarantine and deletes it; if that fails it comes again.
