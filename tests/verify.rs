@@ -91,11 +91,37 @@ fn the_samples_verify() {
 }
 
 #[test]
-fn an_empty_or_absent_store_is_whole_and_stays_as_it_is() {
+fn where_there_is_no_store_nothing_is_proved() {
     let place = Place::new();
+    for args in [&[][..], &["--trace", &trace(1)], &["--since", "24h"]] {
+        verify(&place, args).exits(1).says(&["data: there is no store (no gravity.json)"]);
+    }
+    assert!(!place.data().exists(), "a look must not make a store");
+    place.write("data/raw-spans/a", document(&[span(1, 1).input("one")]));
+    verify(&place, &[]).exits(1).says(&["there is no store"]);
+}
+
+#[test]
+fn a_new_store_is_whole() {
+    let place = Place::new();
+    place.run("worker", &["--once"]).exits(0);
     let (findings, summary) = parted(&verify(&place, &[]).exits(0));
     assert_eq!((findings.len(), &summary["blobs"]), (0, &json!(0)));
-    assert!(!place.data().exists(), "a look must not make a store");
+}
+
+#[test]
+fn a_reader_that_goes_does_not_make_a_broken_store_whole() {
+    let place = filled();
+    for (broken, code) in [(false, 0), (true, 1)] {
+        if broken {
+            fs::remove_file(place.data().join(blob_of("three"))).unwrap();
+        }
+        let mut command = place.command("verify");
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+    }
 }
 
 #[test]

@@ -43,7 +43,8 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
     };
     let OpenStore { store, .. } = args.store.open().await?;
     let memory = usize::try_from(args.memory).unwrap_or(usize::MAX);
-    let layout = Marker::layout_of(&*store).await?;
+    // Nothing is whole in a place that is mistyped.
+    let layout = Marker::expect(&*store).await?.layout;
     let progress = Progress::of_objects(quiet);
     let mut out = BufWriter::new(std::io::stdout());
     let mut written = Ok(());
@@ -66,14 +67,20 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
         }
     };
     progress.finish();
-    written.map_err(|e| Failure::stdout(&e))?;
     let summary = summary?;
-    let printed = match (args.json, quiet) {
-        (true, _) => print_json(&mut out, &Last { summary: &summary }),
-        (false, true) => Ok(()),
-        (false, false) => print_summary(&mut out, &store.location(), &summary),
-    };
-    printed.and_then(|()| out.flush()).map_err(|e| Failure::stdout(&e))?;
+    let written = written.and_then(|()| {
+        match (args.json, quiet) {
+            (true, _) => print_json(&mut out, &Last { summary: &summary })?,
+            (false, true) => {}
+            (false, false) => print_summary(&mut out, &store.location(), &summary)?,
+        }
+        out.flush()
+    });
+    match written.map_err(|e| Failure::stdout(&e)) {
+        // What was found stays found: the exit code is for whoever does not read on.
+        Ok(()) | Err(Failure::ReaderGone) => {}
+        Err(e) => return Err(e),
+    }
     Ok(if summary.counts()[0] > 0 { Done::WithFailures } else { Done::Well })
 }
 

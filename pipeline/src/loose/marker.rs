@@ -64,6 +64,15 @@ impl Marker {
         serde_json::from_slice(&bytes).map(Some).map_err(|e| corrupt(e.to_string()))
     }
 
+    /// Reads the marker of a store that must be there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none.
+    pub async fn expect(store: &dyn Store) -> Result<Self> {
+        let none = || Error::NotFound(format!("{}: there is no store (no gravity.json)", store.location()));
+        Self::read(store).await?.ok_or_else(none)
+    }
+
     /// The layout of a store; [`Layout::Loose`] for one that Gravity has not written to.
     pub async fn layout_of(store: &dyn Store) -> Result<Layout> {
         Ok(Self::read(store).await?.map_or(Layout::Loose, |marker| marker.layout))
@@ -74,10 +83,9 @@ impl Marker {
     /// # Errors
     /// [`Error::Config`] with what `instead` says, if it is loose; [`Error::NotFound`] if there is no store.
     pub async fn expect_packed(store: &dyn Store, instead: &str) -> Result<()> {
-        match Self::read(store).await?.map(|marker| marker.layout) {
-            Some(Layout::Packed) => Ok(()),
-            Some(Layout::Loose) => Err(Error::Config(format!("{}: this store is loose; {instead}", store.location()))),
-            None => Err(Error::NotFound(format!("{}: there is no store (no gravity.json)", store.location()))),
+        match Self::expect(store).await?.layout {
+            Layout::Packed => Ok(()),
+            Layout::Loose => Err(Error::Config(format!("{}: this store is loose; {instead}", store.location()))),
         }
     }
 
