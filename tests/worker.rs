@@ -187,6 +187,21 @@ fn a_second_run_starts_again_from_the_ledger_alone() {
     assert_eq!(place.store(), before);
 }
 
+#[test]
+fn a_running_worker_brings_deleted_blobs_back_when_the_ledger_entry_is_deleted() {
+    let place = Place::new();
+    place.write(&format!("{HOUR}/a"), batch(1));
+    let worker = start_worker(&place, &[]);
+    wait_until("it is done", || ledger(&place, "a").exists());
+    let before = place.store();
+    fs::remove_dir_all(place.data().join("blobs")).unwrap();
+    fs::remove_file(ledger(&place, "a")).unwrap();
+    wait_until("it is done again", || ledger(&place, "a").exists());
+    assert_eq!(place.store().check(), &before, "no entry before its blobs");
+    signal(&worker, "TERM");
+    finish(worker).exits(0).says(&["was stored and is gone"]);
+}
+
 /// Batches that share traces and content, so that workers meet at indexes and blobs.
 fn write_shared(place: &Place) {
     let mut dice = Dice::new(7);

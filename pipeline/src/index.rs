@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::hash::HashedPart;
 use crate::ids::TraceId;
 use crate::json_text::to_json;
-use crate::loose::{BatchSums, LedgerEntry, Paths, SpanEntry, TraceIndex};
+use crate::loose::{BatchSums, Blobs, LedgerEntry, Paths, SpanEntry, TraceIndex};
 use crate::observe::StageClock;
 use crate::otlp::{DocumentTally, Record, SpanRecord};
 use crate::split::Separator;
@@ -56,6 +56,8 @@ pub struct Indexer {
     pub store: Arc<dyn Store>,
     /// Its folders.
     pub paths: Paths,
+    /// Its blobs.
+    pub blobs: Arc<Blobs>,
     /// What its parts are cut at.
     pub separator: Separator,
     /// Indexes written at the same time.
@@ -247,6 +249,9 @@ impl Indexer {
             let stored = TraceIndex::from_json(key.as_str(), &stored)?;
             merged = stored.clone().merge(ours.clone())?;
             if merged == stored {
+                // The batch was here before. Perhaps it comes again since somebody misses blobs and has deleted its
+                // entry: then what this process remembers of them does not count.
+                self.blobs.prove(&*self.store, ours.chunks().copied()).await?;
                 return Ok((stored, 0));
             }
             let untagged = || Error::Corrupt { key: key.to_string(), reason: "the store gives it no tag".into() };

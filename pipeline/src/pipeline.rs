@@ -138,17 +138,18 @@ impl Pipeline {
 
     async fn open_loose(store: &Arc<dyn Store>, settings: &Settings) -> Result<Sink> {
         let (requests, known) = (settings.requests, settings.known_budget);
-        let blobs = Blobs::new(store.clone(), settings.paths.clone(), requests, known);
+        let blobs = Arc::new(Blobs::new(store.clone(), settings.paths.clone(), requests, known));
         blobs.warm_up().await?;
         let indexer = Indexer {
             store: store.clone(),
             paths: settings.paths.clone(),
+            blobs: blobs.clone(),
             separator: settings.separator.clone(),
             concurrency: requests,
             max_index_bytes: settings.max_index_bytes,
             budget: Arc::new(Semaphore::new((settings.max_index_bytes / 1024).max(1) as usize)),
         };
-        Ok(Sink::Loose { blobs: Arc::new(blobs), indexer })
+        Ok(Sink::Loose { blobs, indexer })
     }
 
     /// The layout of the store.

@@ -7,11 +7,12 @@
 
 use super::Paths;
 use crate::compress::gzip;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::{ByHash, ChunkHash};
 use crate::store::{PutMode, Store};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future, stream};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
@@ -49,6 +50,8 @@ struct Seen {
 
 /// Names listed at the start, at most.
 const LISTED: usize = 10_000;
+/// Chunks of one trace asked for at the same time; the limit on requests comes on top.
+const PROVED_AT_ONCE: usize = 64;
 /// How long a whole listing is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
 
@@ -70,6 +73,11 @@ impl Seen {
         if stored {
             self.remember(hash);
         }
+    }
+
+    fn forget(&mut self, hash: &ChunkHash) {
+        self.young.remove(hash);
+        self.old.remove(hash);
     }
 
     fn remember(&mut self, hash: ChunkHash) {
@@ -130,6 +138,32 @@ impl Blobs {
         landed.map(|()| outcome)
     }
 
+    /// Passes if the store still has these chunks, whatever is remembered. What it has not is forgotten, so that the
+    /// next [`ensure`](Self::ensure) writes it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if a chunk is gone.
+    pub async fn prove(&self, store: &dyn Store, hashes: impl IntoIterator<Item = ChunkHash>) -> Result<()> {
+        let distinct: HashSet<_> = hashes.into_iter().collect();
+        let gone: Vec<_> = stream::iter(distinct)
+            .map(|hash| async move { Ok::<_, Error>((hash, self.is_there(store, &hash).await?)) })
+            .buffer_unordered(PROVED_AT_ONCE)
+            .try_filter_map(|(hash, there)| future::ok((!there).then_some(hash)))
+            .try_collect()
+            .await?;
+        let Some(first) = gone.first() else { return Ok(()) };
+        let first = self.paths.blob(first);
+        let mut seen = self.seen();
+        gone.iter().for_each(|hash| seen.forget(hash));
+        Err(Error::Lost(format!("{first} was stored and is gone, as {} in all: to be written anew", gone.len())))
+    }
+
+    async fn is_there(&self, store: &dyn Store, hash: &ChunkHash) -> Result<bool> {
+        // The semaphore is never closed.
+        let _permit = self.requests.acquire().await;
+        Ok(store.head(&self.paths.blob(hash)).await?.is_some())
+    }
+
     async fn write(&self, store: &dyn Store, hash: &ChunkHash, chunk: &[u8]) -> Result<Ensured> {
         // The semaphore is never closed.
         let _permit = self.requests.acquire().await;
@@ -154,7 +188,6 @@ impl Blobs {
 mod tests {
     use super::*;
     use crate::store::{Memory, Metered};
-    use futures::future;
 
     fn blobs(budget: usize) -> (Blobs, impl Fn() -> (u64, u64)) {
         let store = Metered::new(Memory::new());
@@ -215,6 +248,24 @@ mod tests {
         let first = Bytes::from("0");
         assert_eq!(blobs.ensure(&*blobs.store, ChunkHash::of(&first), first).await.unwrap(), Ensured::Known);
         assert_eq!(requests().1, 20);
+    }
+
+    #[tokio::test]
+    async fn what_is_proved_and_gone_is_written_again() {
+        let (blobs, requests) = blobs(10_000);
+        let [kept, gone] = ["kept", "gone"].map(Bytes::from);
+        let both = [&kept, &gone].map(|chunk| ChunkHash::of(chunk));
+        for chunk in [&kept, &gone] {
+            blobs.ensure(&*blobs.store, ChunkHash::of(chunk), chunk.clone()).await.unwrap();
+        }
+        blobs.prove(&*blobs.store, both.into_iter().chain(both)).await.unwrap();
+        assert_eq!(requests().0, 4, "each is asked for once");
+        blobs.store.delete(&blobs.paths.blob(&both[1])).await.unwrap();
+        let lost = blobs.prove(&*blobs.store, both).await.unwrap_err();
+        assert!(lost.to_string().contains(blobs.paths.blob(&both[1]).as_str()), "{lost}");
+        assert!(matches!(blobs.ensure(&*blobs.store, both[1], gone).await.unwrap(), Ensured::New(_)));
+        assert_eq!(blobs.ensure(&*blobs.store, both[0], kept).await.unwrap(), Ensured::Known);
+        blobs.prove(&*blobs.store, both).await.unwrap();
     }
 
     #[tokio::test]
