@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+mod faulty_s3;
 
 use common::otlp::{document, document_around, protobuf, span, span_with_literal, trace};
 use common::{Place, gravity, gz, run};
+use faulty_s3::FaultyS3;
 
 /// Stands in every content, and in no key or name.
 const CONTENT: &str = "Xy7QmarkerZw9";
@@ -50,7 +52,7 @@ fn content_and_credentials_are_in_no_log_line_however_much_is_logged() {
             place.write(&format!("data/raw-spans/dt=2025-10-31/hour=11/{name}"), bytes);
         }
         let mut worker = place.command("worker");
-        worker.args(["--once", "--log-format", format]).env("RUST_LOG", "warn,gravity=trace,gravity_pipeline=trace");
+        worker.args(["--once", "--log-format", format]).env("RUST_LOG", "trace");
         worker.envs([
             ("AWS_ACCESS_KEY_ID", "AKIAKEY"),
             ("AWS_SECRET_ACCESS_KEY", SECRET),
@@ -68,6 +70,26 @@ fn content_and_credentials_are_in_no_log_line_however_much_is_logged() {
 }
 
 #[test]
+fn session_tokens_signatures_and_content_are_in_no_log_line_of_requests_even_at_trace() {
+    let server = FaultyS3::start();
+    server.bucket.put("raw-spans/dt=1/good", gz(document(&[span(1, 1).input(CONTENT)]).as_bytes()));
+    for (log, rust_log) in [("", "trace"), ("", "trace,aws_sigv4=trace,hyper=trace"), ("-vvv", "")] {
+        let mut worker = server.command("worker");
+        worker.arg("--once").args(log.split_whitespace()).env("AWS_SESSION_TOKEN", TOKEN);
+        if !rust_log.is_empty() {
+            worker.env("RUST_LOG", rust_log);
+        }
+        let ran = run(&mut worker).exits(0);
+        assert!(ran.stderr.contains("DEBUG"), "the test is vacuous:\n{}", ran.stderr);
+        for secret in [CONTENT, TOKEN, faulty_s3::SECRET_KEY, "Signature=", "AWS4-HMAC-SHA256"] {
+            let line = ran.stderr.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret} with {rust_log}");
+        }
+    }
+    assert_eq!(server.files().keys("batches").len(), 1, "its requests were signed");
+}
+
+#[test]
 fn credentials_are_in_no_log_line_of_a_store_that_refuses_them() {
     let Some(_) = std::env::var_os("GRAVITY_TEST_S3") else {
         eprintln!("SKIPPED: GRAVITY_TEST_S3 is not set; dev/seaweedfs.py run --bucket gravity-test -- cargo test");
@@ -75,7 +97,7 @@ fn credentials_are_in_no_log_line_of_a_store_that_refuses_them() {
     };
     let mut worker = gravity();
     worker.envs(std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name == "S3_REGION"));
-    worker.env("AWS_SECRET_ACCESS_KEY", SECRET).env("RUST_LOG", "debug,gravity=trace,gravity_pipeline=trace");
+    worker.env("AWS_SECRET_ACCESS_KEY", SECRET).env("RUST_LOG", "trace");
     worker.args([
         "worker",
         "--once",

@@ -156,7 +156,7 @@ pub struct FaultyS3 {
 }
 
 pub const ACCESS_KEY: &str = "gravity-test";
-const SECRET_KEY: &str = "gravity-test-secret";
+pub const SECRET_KEY: &str = "gravity-test-secret";
 
 impl FaultyS3 {
     /// A server that does not fail yet.

@@ -155,7 +155,8 @@ impl Blobs {
         let first = self.paths.blob(first);
         let mut seen = self.seen();
         gone.iter().for_each(|hash| seen.forget(hash));
-        Err(Error::Lost(format!("{first} was stored and is gone, as {} in all: to be written anew", gone.len())))
+        let many = gone.len();
+        Err(Error::Lost(format!("{first} was stored and is gone ({many} such blobs): the next try writes it again")))
     }
 
     async fn is_there(&self, store: &dyn Store, hash: &ChunkHash) -> Result<bool> {
