@@ -19,7 +19,11 @@ mod traces;
 mod units;
 
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+
+/// How long files that are being read or written may keep the process after its last word.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = cli::parse();
@@ -32,8 +36,9 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(commands::run(cli.command, &cli.logging));
     traces.flush();
-    // What still waits for a file or the network has nothing to say any more.
-    runtime.shutdown_background();
+    // What still waits for the network has nothing to say any more. Whoever writes a file has a moment to end it, and
+    // with the last of them the folder of temporary files goes.
+    runtime.shutdown_timeout(LAST_WRITES);
     match outcome {
         Ok(done) => done.into(),
         Err(e) => exit::report(&e),

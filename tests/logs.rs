@@ -138,4 +138,27 @@ fn each_batch_has_one_line_of_json_with_its_outcome_and_sums() {
     let [line] = bad[..] else { panic!("one line for the bad one: {bad:?}") };
     assert_eq!((&line["level"], &line["batch"]), (&"ERROR".into(), &"raw-spans/dt=2025-10-31/hour=11/bad".into()));
     assert!(line["error"].as_str().unwrap().starts_with("parse, byte 0"), "{line}");
+    assert_eq!(line["raw_bytes"], 5, "{line}");
+    assert!(line["seconds"].as_f64().is_some_and(|value| value > 0.0), "{line}");
+}
+
+#[test]
+fn a_batch_for_which_there_was_nothing_to_do_or_that_failed_has_its_line_too() {
+    let place = Place::new();
+    place.write("data/raw-spans/dt=1/bad", "hello");
+    place.run("worker", &["--once"]).exits(3);
+    place.write("data/raw-spans/dt=1/good", document(&[span(1, 1).input("x")]));
+    place.write("data/indexes", "a file where the folder should be");
+    let ran = place.run("worker", &["--once", "--log-format", "json"]).exits(1);
+    let of_batch = |name: &str| {
+        let lines = ran.stderr.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let of_batch: Vec<_> = lines.filter(|line| line["batch"].as_str().is_some_and(|b| b.ends_with(name))).collect();
+        let [line] = &of_batch[..] else { panic!("one line for {name}: {of_batch:?}") };
+        line.clone()
+    };
+    let (bad, good) = (of_batch("bad"), of_batch("good"));
+    assert_eq!((&bad["level"], &bad["outcome"]), (&"INFO".into(), &"settled".into()));
+    assert_eq!((&bad["raw_bytes"], &bad["message"]), (&5.into(), &"in quarantine already, and unchanged".into()));
+    assert_eq!((&good["level"], &good["outcome"]), (&"ERROR".into(), &"failed".into()));
+    assert!(good["raw_bytes"].as_u64().is_some_and(|bytes| bytes > 100) && good["error"].is_string(), "{good}");
 }

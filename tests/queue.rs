@@ -215,7 +215,8 @@ fn an_event_for_an_object_that_is_gone_is_acknowledged_with_a_warning() {
     cloud.upload(&name(1), batch(1));
     cloud.delete(&name(1));
     let worker = start_worker(&cloud, &mut cloud.worker());
-    terminate(worker).exits(0).says(&["WARN", "batch-1.json.gz", "gone before it could be read"]);
+    let ran = terminate(worker).exits(0).says(&["WARN", "outcome=\"settled\"", "gone before it could be read"]);
+    assert_eq!(ran.stderr.lines().filter(|line| line.contains("batch-1.json.gz")).count(), 1, "{}", ran.stderr);
     assert_eq!(cloud.files().keys("quarantine"), [""; 0]);
 }
 
@@ -327,7 +328,7 @@ fn an_event_of_a_batch_that_another_process_has_packed_stores_nothing() {
     std::thread::sleep(Duration::from_millis(1100));
     cloud.send(&event(&cloud.bucket, &[&cloud.key(&name(2))]));
     wait_until("the message is deleted", || cloud.depth() == (0, 0));
-    terminate(worker).exits(0).says(&["committed=1"]);
+    terminate(worker).exits(0).says(&["committed=1", "outcome=\"settled\"", "stored already"]);
     let verified = cloud.run("verify", &["--json"]).exits(0);
     assert!(!verified.text().contains("batch-twice"), "{}", verified.text());
 }

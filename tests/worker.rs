@@ -44,6 +44,12 @@ fn reader_came(path: &Path) -> Option<fs::File> {
     OpenOptions::new().write(true).custom_flags(NONBLOCKING).open(path).ok()
 }
 
+/// What is left of temporary files.
+fn temporary(place: &Place) -> Vec<String> {
+    let left = fs::read_dir(place.data().join(".gravity/tmp")).into_iter().flatten().flatten();
+    left.map(|entry| entry.path().display().to_string()).collect()
+}
+
 #[test]
 fn once_processes_all_there_is_and_leaves_the_raw_files() {
     let place = Place::new();
@@ -107,8 +113,7 @@ fn sigterm_and_sigint_finish_what_is_in_flight() {
         finish(worker).exits(0).says(&["committed=1"]);
         let store = Place::store(&place);
         assert_eq!(store.check().keys("batches"), ["batches/raw-spans/dt=2025-10-31/hour=11/slow.json"]);
-        let left = fs::read_dir(place.data().join(".gravity/tmp")).unwrap().count();
-        assert_eq!(left, 0, "temporary files");
+        assert_eq!(temporary(&place), [""; 0]);
     }
 }
 
@@ -140,8 +145,28 @@ fn a_batch_that_does_not_end_within_the_grace_is_left_for_the_next_run() {
         pipe.is_some()
     });
     signal(&worker, "TERM");
-    finish(worker).exits(0).says(&["committed=0"]);
+    let ran = finish(worker).exits(0).says(&["committed=0"]);
+    let lines: Vec<_> = ran.stderr.lines().filter(|line| line.contains("hour=11/slow")).collect();
+    let [line] = lines[..] else { panic!("one line for the batch: {lines:?}") };
+    assert!(line.contains("outcome=\"given back\""), "{line}");
     place.store().holds_no_batch();
+    assert_eq!(temporary(&place), [""; 0]);
+}
+
+#[test]
+fn a_worker_whose_grace_is_over_in_the_middle_of_its_writes_leaves_no_temporary_file() {
+    let place = Place::new();
+    let mut dice = Dice::new(3);
+    for n in 0..40u32 {
+        let text: Vec<_> = (0..50).map(|_| dice.letters(40)).collect();
+        place.write(&format!("{HOUR}/{n}"), document(&[span(n + 1, 1).input(&text.join("\n"))]));
+    }
+    let worker = start_worker(&place, &["--shutdown-grace", "0s"]);
+    wait_until("it writes", || place.data().join("batches").exists());
+    signal(&worker, "TERM");
+    finish(worker).exits(0).says(&["outcome=\"given back\""]);
+    assert_eq!(temporary(&place), [""; 0]);
+    place.store().check();
 }
 
 #[test]

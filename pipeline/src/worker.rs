@@ -58,17 +58,39 @@ enum Candidate {
     Named(Key),
 }
 
+/// A batch that the worker has done with, for now.
+#[derive(Debug)]
+pub struct Ended {
+    /// The raw file; its size is 0 where it was not there.
+    pub raw: Meta,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How long it was in work.
+    pub took: Duration,
+}
+
 /// What became of one batch.
 #[derive(Debug)]
 pub enum Outcome {
     /// In the store.
-    Committed(BatchReport, Duration),
-    /// Another worker was quicker, or it is in quarantine and unchanged.
-    Settled,
+    Committed(BatchReport),
+    /// There was nothing to do.
+    Settled(NothingToDo),
     /// In quarantine, since now.
     Quarantined(Error),
     /// To be tried again later.
     Failed(Error),
+}
+
+/// Why there was nothing to do for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NothingToDo {
+    /// Another worker was quicker, or its message came again.
+    Stored,
+    /// It is in quarantine, and unchanged.
+    InQuarantine,
+    /// There is no such object.
+    Gone,
 }
 
 /// Processes batches of one store.
@@ -117,7 +139,7 @@ impl Worker {
 
     /// What becomes of each batch, until `stop` is cancelled and what is in work is finished or its grace is over;
     /// with `once`, until all that is there is done.
-    pub fn run(self: &Arc<Self>, stop: CancellationToken) -> impl Stream<Item = (Key, Outcome)> + Send + use<> {
+    pub fn run(self: &Arc<Self>, stop: CancellationToken) -> impl Stream<Item = Ended> + Send + use<> {
         let worker = self.clone();
         let grace = self.settings.shutdown_grace;
         self.hurry_once_stopped(stop.clone());
@@ -150,19 +172,19 @@ impl Worker {
     }
 
     /// Tells the queue of each outcome, and gives back what is left at the end.
-    fn acknowledged<S>(self: &Arc<Self>, outcomes: S) -> BoxStream<'static, (Key, Outcome)>
+    fn acknowledged<S>(self: &Arc<Self>, outcomes: S) -> BoxStream<'static, Ended>
     where
-        S: Stream<Item = (Key, Outcome)> + Send + 'static,
+        S: Stream<Item = Ended> + Send + 'static,
     {
         let Some(events) = &self.settings.events else { return outcomes.boxed() };
         let (worker, intake, left) = (self.clone(), events.intake.clone(), events.intake.clone());
         let end = stream::once(async move { left.release().await }).filter_map(|()| future::ready(None));
         outcomes
-            .map(move |(key, outcome)| {
-                let (settled, intake) = (worker.settled(&key, &outcome), intake.clone());
+            .map(move |ended| {
+                let (settled, intake) = (worker.settled(&ended.raw.key, &ended.outcome), intake.clone());
                 async move {
-                    intake.settle(&key, settled).await;
-                    (key, outcome)
+                    intake.settle(&ended.raw.key, settled).await;
+                    ended
                 }
             })
             .buffer_unordered(ACKNOWLEDGED)
@@ -177,8 +199,8 @@ impl Worker {
         match outcome {
             Outcome::Committed(..) => Settled::Done,
             // It may have been replaced since it was looked at: whoever receives the message looks again.
-            Outcome::Settled | Outcome::Quarantined(_) if was_named_again => Settled::Again(Duration::ZERO),
-            Outcome::Settled | Outcome::Quarantined(_) => Settled::Done,
+            Outcome::Settled(_) | Outcome::Quarantined(_) if was_named_again => Settled::Again(Duration::ZERO),
+            Outcome::Settled(_) | Outcome::Quarantined(_) => Settled::Done,
             Outcome::Failed(_) => Settled::Again(memory.pause_of(key)),
         }
     }
@@ -259,6 +281,13 @@ impl Worker {
         self.pass_failed.load(Ordering::Relaxed)
     }
 
+    /// Batches in work: once the worker has ended, those that it gave up when its grace was over.
+    pub fn in_work(&self) -> Vec<Key> {
+        let mut in_work: Vec<_> = self.memory().in_work.iter().cloned().collect();
+        in_work.sort_unstable();
+        in_work
+    }
+
     /// Takes a candidate into work, unless it is already or need not be.
     fn takes(&self, candidate: &Candidate) -> bool {
         let mut memory = self.memory();
@@ -280,24 +309,26 @@ impl Worker {
         memory.in_work.insert(key.clone())
     }
 
-    async fn look_and_process(self: Arc<Self>, candidate: Candidate) -> (Key, Outcome) {
+    async fn look_and_process(self: Arc<Self>, candidate: Candidate) -> Ended {
         let key = match candidate {
             Candidate::Listed(raw) => return self.process_apart(raw).await,
             Candidate::Named(key) => key,
         };
         let outcome = match self.look(&key).await {
             Ok(Some(raw)) => return self.process_apart(raw).await,
-            Ok(None) => {
-                tracing::warn!(batch = %key, "gone before it could be read");
-                Outcome::Settled
-            }
+            Ok(None) => Outcome::Settled(NothingToDo::Gone),
             Err(e) => Outcome::Failed(e),
         };
-        let raw = Meta { key: key.clone(), size: 0, etag: None, modified: None };
+        let raw = Meta { key, size: 0, etag: None, modified: None };
         self.pipeline.observer().batch_began(&raw);
-        self.pipeline.observer().batch_ended(&raw, &outcome, Duration::ZERO);
-        self.memory().note_end(&key, &outcome, self.settings.poll_interval);
-        (key, outcome)
+        self.ended(raw, outcome, Duration::ZERO)
+    }
+
+    /// A batch is no longer in work.
+    fn ended(&self, raw: Meta, outcome: Outcome, took: Duration) -> Ended {
+        self.pipeline.observer().batch_ended(&raw, &outcome, took);
+        self.memory().note_end(&raw.key, &outcome, self.settings.poll_interval);
+        Ended { raw, outcome, took }
     }
 
     /// Looks at a batch that was named. What others have stored meanwhile is learnt first, as a listing would: so a
@@ -308,11 +339,10 @@ impl Worker {
     }
 
     /// Processes a batch as a task of its own: a panic in it is an outcome, and not the worker's end.
-    async fn process_apart(self: Arc<Self>, raw: Meta) -> (Key, Outcome) {
-        let (key, began) = (raw.key.clone(), Instant::now());
-        let observer = self.pipeline.observer();
-        observer.batch_began(&raw);
-        let span = batch_span(&key);
+    async fn process_apart(self: Arc<Self>, raw: Meta) -> Ended {
+        let began = Instant::now();
+        self.pipeline.observer().batch_began(&raw);
+        let span = batch_span(&raw.key);
         let task = {
             let (worker, raw) = (self.clone(), raw.clone());
             async move { worker.process(&raw).await }
@@ -320,34 +350,24 @@ impl Worker {
         let task = AbortOnDropHandle::new(tokio::spawn(task.instrument(span.clone())));
         let outcome = task.await.unwrap_or_else(|panic| Outcome::Failed(panic.into()));
         outcome.record(&span);
-        observer.batch_ended(&raw, &outcome, began.elapsed());
-        self.memory().note_end(&key, &outcome, self.settings.poll_interval);
-        (key, outcome)
+        self.ended(raw, outcome, began.elapsed())
     }
 
     async fn process(&self, raw: &Meta) -> Outcome {
-        let started = Instant::now();
-        match self.try_process(raw).await {
-            Ok(Some(report)) => Outcome::Committed(report, started.elapsed()),
-            Ok(None) => Outcome::Settled,
-            Err(e) => Outcome::Failed(e),
-        }
-        .or_quarantine(self, raw)
-        .await
+        self.try_process(raw).await.unwrap_or_else(Outcome::Failed).or_quarantine(self, raw).await
     }
 
-    async fn try_process(&self, raw: &Meta) -> Result<Option<BatchReport>> {
+    async fn try_process(&self, raw: &Meta) -> Result<Outcome> {
         if self.pipeline.done().has(raw.key.as_str()).await? {
-            return Ok(None);
+            return Ok(Outcome::Settled(NothingToDo::Stored));
         }
         let quarantined = quarantine::read(&*self.store, &self.paths, raw.key.as_str()).await?;
         if quarantined.as_ref().is_some_and(|entry| quarantine::is_settled(entry, raw)) {
             self.memory().note_quarantined(raw);
-            return Ok(None);
+            return Ok(Outcome::Settled(NothingToDo::InQuarantine));
         }
         let Some(object) = self.store.get(&raw.key).await? else {
-            tracing::warn!(batch = %raw.key, "gone before it could be read");
-            return Ok(None);
+            return Ok(Outcome::Settled(NothingToDo::Gone));
         };
         let batch = Batch { key: BatchKey::Named(raw.key.to_string()), raw: object.body.map_err(Error::from).boxed() };
         let mut committed = std::pin::pin!(self.pipeline.run(batch));
@@ -360,10 +380,11 @@ impl Worker {
         if quarantined.is_some() {
             self.store.delete(&self.paths.quarantined(raw.key.as_str())).await?;
         }
-        if self.settings.delete_raw && report.is_some() {
+        let report = report.ok_or_else(|| Error::Lost(format!("batch {}: its pipeline ended early", raw.key)))?;
+        if self.settings.delete_raw {
             self.delete_raw(raw).await?;
         }
-        Ok(report)
+        Ok(Outcome::Committed(report))
     }
 }
 
@@ -404,7 +425,7 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Outcome::Committed(..) => "committed",
-            Outcome::Settled => "settled",
+            Outcome::Settled(_) => "settled",
             Outcome::Quarantined(_) => "quarantined",
             Outcome::Failed(_) => "failed",
         }
@@ -413,14 +434,14 @@ impl Outcome {
     fn record(&self, span: &Span) {
         span.record("outcome", self.name());
         match self {
-            Outcome::Committed(report, _) => {
+            Outcome::Committed(report) => {
                 span.record("raw_bytes", signed(report.entry.sums.raw_bytes));
                 span.record("content_bytes", signed(report.entry.sums.content_bytes));
                 span.record("spans", signed(report.entry.sums.spans));
                 span.record("new_blobs", signed(report.upload.new_blobs));
                 span.record("new_bytes", signed(report.upload.new_bytes));
             }
-            Outcome::Settled => {}
+            Outcome::Settled(_) => {}
             Outcome::Quarantined(error) | Outcome::Failed(error) => {
                 span.record("otel.status_code", "ERROR");
                 span.record("otel.status_description", error.to_string());

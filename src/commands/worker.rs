@@ -13,7 +13,7 @@ use gravity_pipeline::packed::packer::FLUSH_BATCHES;
 use gravity_pipeline::pipeline::{Pipeline, Settings};
 use gravity_pipeline::queue::{IntakeSettings, QueueIntake, Sqs};
 use gravity_pipeline::store::Requests;
-use gravity_pipeline::worker::{Events, Outcome, Worker, WorkerSettings};
+use gravity_pipeline::worker::{Ended, Events, NothingToDo, Outcome, Worker, WorkerSettings};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,40 +75,20 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let worker = Worker::new(store, paths, pipeline, worker_settings);
     let (mut committed, mut failed, mut quarantined) = (0u64, 0u64, 0u64);
     let mut outcomes = std::pin::pin!(worker.run(stop));
-    while let Some((batch, outcome)) = outcomes.next().await {
-        match outcome {
-            Outcome::Settled => tracing::debug!(%batch, "nothing to do"),
-            Outcome::Committed(report, took) => {
+    while let Some(ended) = outcomes.next().await {
+        match &ended.outcome {
+            Outcome::Settled(_) => {}
+            Outcome::Committed(report) => {
                 committed += 1;
-                let sums = report.entry.sums;
-                quarantined += sums.strays;
-                tracing::info!(
-                    %batch,
-                    outcome = "committed",
-                    seconds = took.as_secs_f64(),
-                    raw_bytes = sums.raw_bytes,
-                    document_bytes = sums.document_bytes,
-                    content_bytes = sums.content_bytes,
-                    traces = report.entry.traces.len(),
-                    spans = sums.spans,
-                    parts = sums.parts,
-                    chunks = sums.chunks,
-                    new_blobs = report.upload.new_blobs,
-                    known_blobs = report.upload.known_blobs,
-                    new_bytes = report.upload.new_bytes,
-                    index_bytes = report.index_bytes,
-                    strays = sums.strays,
-                );
+                quarantined += report.entry.sums.strays;
             }
-            Outcome::Quarantined(error) => {
-                quarantined += 1;
-                tracing::error!(%batch, outcome = "quarantined", %error);
-            }
-            Outcome::Failed(error) => {
-                failed += 1;
-                tracing::error!(%batch, outcome = "failed", %error, "will be tried again");
-            }
+            Outcome::Quarantined(_) => quarantined += 1,
+            Outcome::Failed(_) => failed += 1,
         }
+        log(&ended);
+    }
+    for batch in worker.in_work() {
+        tracing::warn!(%batch, outcome = "given back", "not done within SHUTDOWN_GRACE: left to the next worker");
     }
     // It holds the store, which tidies up when nobody does.
     quarantine_watch.abort();
@@ -120,6 +100,49 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
         true if quarantined > 0 => Done::WithQuarantine,
         _ => Done::Well,
     })
+}
+
+/// One line for a batch, with its outcome and sums.
+fn log(Ended { raw, outcome, took }: &Ended) {
+    let (batch, outcome_name, seconds, raw_bytes) = (&raw.key, outcome.name(), took.as_secs_f64(), raw.size);
+    match outcome {
+        Outcome::Committed(report) => {
+            let sums = report.entry.sums;
+            tracing::info!(
+                %batch,
+                outcome = outcome_name,
+                seconds,
+                raw_bytes = sums.raw_bytes,
+                document_bytes = sums.document_bytes,
+                content_bytes = sums.content_bytes,
+                traces = report.entry.traces.len(),
+                spans = sums.spans,
+                parts = sums.parts,
+                chunks = sums.chunks,
+                new_blobs = report.upload.new_blobs,
+                known_blobs = report.upload.known_blobs,
+                new_bytes = report.upload.new_bytes,
+                index_bytes = report.index_bytes,
+                strays = sums.strays,
+            );
+        }
+        Outcome::Settled(NothingToDo::Stored) => {
+            tracing::info!(%batch, outcome = outcome_name, seconds, raw_bytes, "stored already");
+        }
+        Outcome::Settled(NothingToDo::InQuarantine) => {
+            tracing::info!(%batch, outcome = outcome_name, seconds, raw_bytes, "in quarantine already, and unchanged");
+        }
+        Outcome::Settled(NothingToDo::Gone) => {
+            tracing::warn!(%batch, outcome = outcome_name, seconds, "gone before it could be read");
+        }
+        // How far it was read before the error says nothing of the batch: of sums there is its size alone.
+        Outcome::Quarantined(error) => {
+            tracing::error!(%batch, outcome = outcome_name, seconds, raw_bytes, %error);
+        }
+        Outcome::Failed(error) => {
+            tracing::error!(%batch, outcome = outcome_name, seconds, raw_bytes, %error, "will be tried again");
+        }
+    }
 }
 
 async fn listen(args: &WorkerArgs, health: &Arc<Health>) -> Result<Option<Listener>, Failure> {

@@ -231,7 +231,7 @@ impl Observer for Metrics {
             }
         }
         drop(unfinished);
-        if let Outcome::Committed(report, _) = outcome {
+        if let Outcome::Committed(report) = outcome {
             let (sums, upload) = (&report.entry.sums, &report.upload);
             self.raw_bytes.inc_by(sums.raw_bytes);
             self.document_bytes.inc_by(sums.document_bytes);

@@ -170,8 +170,8 @@ async fn live(store: Toxic, clock: &Arc<packed::Clock>) {
     };
     let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(false, &world));
     let mut ends = worker.run(CancellationToken::new());
-    while let Some((batch, outcome)) = ends.next().await {
-        world.hear(batch.as_str(), &outcome);
+    while let Some(ended) = ends.next().await {
+        world.hear(ended.raw.key.as_str(), &ended.outcome);
     }
 }
 
@@ -192,8 +192,8 @@ async fn work_to_the_end(store: Arc<Memory>, world: &World) -> Result<(), String
     let settings = Settings { layout: Some(world.layout), ..Settings::default() };
     let pipeline = Pipeline::open(store.clone(), settings).await.map_err(|e| e.to_string())?;
     let worker = Worker::new(store, Paths::default(), pipeline, worker_settings(true, world));
-    let ends = worker.run(CancellationToken::new()).map(|(batch, outcome)| match outcome {
-        gravity_pipeline::worker::Outcome::Failed(e) => Err(format!("{batch}: {e}")),
+    let ends = worker.run(CancellationToken::new()).map(|ended| match ended.outcome {
+        gravity_pipeline::worker::Outcome::Failed(e) => Err(format!("{}: {e}", ended.raw.key)),
         _ => Ok(()),
     });
     ends.try_collect::<()>().await
