@@ -10,9 +10,13 @@ use gravity_pipeline::store::{Key, Store};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 
 const READ_BUFFER: usize = 256 << 10;
+/// A pipe that is silent for so long after we were asked to end has nothing on its way.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// One raw file to come.
 #[derive(Clone)]
@@ -37,8 +41,30 @@ pub enum Source {
 }
 
 impl Input {
-    /// Its bytes.
-    pub async fn open(&self) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+    /// Its bytes. A pipe may be silent for ever: after `stop` it has a moment for what is on its way, then it ends with
+    /// an error, since what has come is not all.
+    pub async fn open(&self, stop: &CancellationToken) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let bytes = self.bytes().await?;
+        if self.size.is_some() {
+            return Ok(bytes);
+        }
+        let what = self.key.clone().unwrap_or_else(|| "standard input".into());
+        let interrupted = move || Error::Io { what: what.clone(), source: std::io::ErrorKind::Interrupted.into() };
+        let until_stopped =
+            stream::unfold((bytes, stop.clone(), interrupted), |(mut bytes, stop, interrupted)| async {
+                let silence = async {
+                    stop.cancelled().await;
+                    tokio::time::sleep(SILENCE).await;
+                };
+                tokio::select! {
+                    piece = bytes.next() => Some((piece?, (bytes, stop, interrupted))),
+                    () = silence => Some((Err(interrupted()), (stream::empty().boxed(), stop, interrupted))),
+                }
+            });
+        Ok(until_stopped.boxed())
+    }
+
+    async fn bytes(&self) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let io = |what: String| move |source| Error::Io { what: what.clone(), source };
         Ok(match &self.source {
             Source::Stdin => ReaderStream::with_capacity(tokio::io::stdin(), READ_BUFFER)

@@ -260,6 +260,28 @@ fn sigterm_finishes_the_batch_in_work_and_begins_no_other() {
 }
 
 #[test]
+fn sigint_ends_it_while_a_pipe_is_silent_and_nothing_of_the_pipe_is_committed() {
+    for layout in ["loose", "packed"] {
+        let place = Place::new();
+        let mut child = start(place.command("ingest").args(["--layout", layout, "-"]).stdin(Stdio::piped()));
+        let mut stdin = child.stdin.take().unwrap();
+        // Whole as far as it goes: only the end of the pipe would say that it is all.
+        stdin.write_all(document(&[span(1, 1).input("half")]).as_bytes()).unwrap();
+        stdin.write_all(b"\n").unwrap();
+        wait_until("the store is opened", || place.data().join("gravity.json").exists());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        signal(&child, "INT");
+        wait_until("it ends", || child.try_wait().unwrap().is_some());
+        let ran = finish(child).exits(1).says(&["standard input", "interrupted"]);
+        assert_eq!(ran.text(), "");
+        let store = place.store();
+        assert_eq!(store.holds_no_batch().keys("spans"), [""; 0]);
+        assert_eq!(std::fs::read_dir(place.data().join(".gravity/tmp")).unwrap().count(), 0, "temporary files");
+        drop(stdin);
+    }
+}
+
+#[test]
 fn what_is_asked_for_twice_or_not_at_all_is_a_usage_error() {
     let place = Place::new();
     place.run("ingest", &["-", "-"]).exits(2).says(&["standard input"]);

@@ -22,6 +22,7 @@ use gravity_pipeline::{Error, ledger};
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What one input came to, piece by piece.
 enum Event {
@@ -47,7 +48,7 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
         Layout::Loose => args.pipeline.max_concurrent,
         Layout::Packed => args.pipeline.max_concurrent.max(FLUSH_BATCHES),
     };
-    let one = One { pipeline, store, progress: progress.clone(), again: args.again };
+    let one = One { pipeline, store, progress: progress.clone(), again: args.again, stop: stop.clone() };
     // One flush for all of them, where they fit: none that is done early goes alone.
     let more = one.pipeline.announce();
     let last = stream::once(async move { drop(more) }).filter_map(|()| future::ready(None));
@@ -121,6 +122,7 @@ struct One {
     store: Arc<dyn Store>,
     progress: Progress,
     again: bool,
+    stop: CancellationToken,
 }
 
 impl One {
@@ -139,7 +141,7 @@ impl One {
                 return Ok::<_, Error>(stream::iter([Ok(Event::Skipped)]).boxed());
             }
             let progress = self.progress.clone();
-            let raw = input.open().await?.inspect_ok(move |piece| progress.add(piece.len() as u64)).boxed();
+            let raw = input.open(&self.stop).await?.inspect_ok(move |piece| progress.add(piece.len() as u64)).boxed();
             let key = input.key.map_or(BatchKey::FromContent, BatchKey::Named);
             let committed = self.pipeline.run(Batch { key, raw });
             drop(announced);
