@@ -51,7 +51,7 @@ impl Input {
         let what = self.key.clone().unwrap_or_else(|| "standard input".into());
         let interrupted = move || Error::Io { what: what.clone(), source: std::io::ErrorKind::Interrupted.into() };
         let until_stopped =
-            stream::unfold((bytes, stop.clone(), interrupted), |(mut bytes, stop, interrupted)| async {
+            stream::unfold((bytes, stop.clone(), interrupted), |(mut bytes, stop, interrupted)| async move {
                 let silence = async {
                     stop.cancelled().await;
                     tokio::time::sleep(SILENCE).await;

@@ -280,6 +280,31 @@ fn a_message_that_came_too_often_goes_to_quarantine_and_its_batch_is_still_found
 }
 
 #[test]
+fn a_message_leaves_quarantine_by_itself_when_its_batches_are_done_and_nonsense_stays() {
+    let Some(cloud) = Cloud::without_events() else { return };
+    let slow = format!("{HOUR}/slow");
+    cloud.upload(&slow, batch(1));
+    cloud.send(&event(&cloud.bucket, &[&cloud.key(&slow)]));
+    for n in 1..=2 {
+        assert_eq!(cloud.peek().unwrap().1, n);
+    }
+    cloud.send("nonsense");
+    let gate = Gate::new(&cloud.endpoint, "slow", Way::Denied);
+    let mut command = cloud.worker();
+    command.env("AWS_ENDPOINT_URL", &gate.endpoint).args(["--max-receives", "2", "--reconcile-interval", "1s"]);
+    let worker = start(&mut command);
+    let quarantined = || cloud.files().keys("quarantine/%messages").len();
+    wait_until("both are in quarantine", || quarantined() == 2);
+    assert!(!cloud.is_done(&slow));
+    gate.set(Way::Open);
+    wait_until("one has left", || quarantined() == 1);
+    assert!(cloud.is_done(&slow));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(quarantined(), 1, "nobody knows what the other one meant");
+    terminate(worker).exits(0);
+}
+
+#[test]
 fn a_message_that_came_too_often_is_no_poison_if_its_batch_is_done() {
     let Some(cloud) = Cloud::without_events() else { return };
     cloud.upload(&name(1), batch(1));

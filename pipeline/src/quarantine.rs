@@ -74,7 +74,22 @@ const READS: usize = 32;
 
 /// All that is in quarantine, in the order of the keys.
 pub fn list(store: &dyn Store) -> impl Stream<Item = Result<Entry>> {
-    let objects = store.list(&format!("{QUARANTINE}/"), None).map_err(Error::from);
+    below(store, QUARANTINE)
+}
+
+/// The messages in quarantine.
+pub fn messages(store: &dyn Store) -> impl Stream<Item = Result<QuarantinedMessage>> {
+    let entries = below(store, QUARANTINED_MESSAGES);
+    entries.try_filter_map(|entry| {
+        future::ok(match entry {
+            Entry::Message(message) => Some(message),
+            Entry::Batch(_) | Entry::Strays(_) => None,
+        })
+    })
+}
+
+fn below(store: &dyn Store, folder: &str) -> impl Stream<Item = Result<Entry>> {
+    let objects = store.list(&format!("{folder}/"), None).map_err(Error::from);
     objects
         .map_ok(move |meta| async move {
             if is_stray_object(&meta.key) {

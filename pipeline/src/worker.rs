@@ -233,6 +233,9 @@ impl Worker {
                     // Someone may have taken entries out of quarantine.
                     worker.memory().quarantined.clear();
                 }
+                if let Some(events) = &worker.settings.events {
+                    events.intake.reconsider().await;
+                }
                 let pass = if full { intake.full_pass() } else { intake.poll() };
                 let last_full = if full { Some(Instant::now()) } else { last_full };
                 Some((pass, (worker, last_full, false)))

@@ -9,7 +9,7 @@ use crate::ledger::Done;
 use crate::loose::QuarantinedMessage;
 use crate::quarantine;
 use crate::store::{Key, Store};
-use futures::{Stream, StreamExt, future, stream};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -178,6 +178,34 @@ impl QueueIntake {
         let most = self.settings.max_receives;
         let reason = format!("received more than {most} times (SQS_MAX_RECEIVES), and its batches are still not done");
         self.quarantine(message, reason).await;
+    }
+
+    /// Takes messages out of quarantine whose batches are done by now: what had refused them for so long was the store.
+    pub(crate) async fn reconsider(&self) {
+        if let Err(error) = self.try_reconsider().await {
+            tracing::warn!(%error, "messages in quarantine could not be looked at again");
+        }
+    }
+
+    async fn try_reconsider(&self) -> Result<()> {
+        let mut messages = std::pin::pin!(quarantine::messages(&*self.store));
+        while let Some(QuarantinedMessage { message, body, .. }) = messages.try_next().await? {
+            let batches = self.named_in(&body);
+            if !batches.is_empty() && self.are_done(&batches).await? {
+                quarantine::remove_message(&*self.store, &message).await?;
+                tracing::info!(id = message, "out of quarantine: all batches of the message are done");
+            }
+        }
+        Ok(())
+    }
+
+    /// The batches of a message that was looked at before; none if it cannot be read.
+    fn named_in(&self, body: &str) -> BTreeSet<Key> {
+        let named = event::parse(body).unwrap_or_default().into_iter().filter_map(|event| match event {
+            Event::Created { bucket, key } => self.settings.watched.batch(&bucket, &key),
+            Event::Other { .. } => None,
+        });
+        named.map(Key::listed).collect()
     }
 
     async fn are_done(&self, batches: &BTreeSet<Key>) -> Result<bool> {
