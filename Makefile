@@ -22,12 +22,13 @@ test: ## All tests, those of the S3 store and of the queue against real servers
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
 soak: ## Workers killed SOAK_KILLS (1000) times on each kind of store, SIM_SCHEDULES (5000) simulated ones
-	@dev/tools.sh seaweedfs
+	@dev/tools.sh seaweedfs ministack
 	SIM_SCHEDULES=$(or $(SIM_SCHEDULES),5000) cargo test --release -p gravity-pipeline --test simulation -- --nocapture
-	SOAK_KILLS=$(or $(SOAK_KILLS),1000) dev/seaweedfs.py run --bucket gravity-test -- \
+	SOAK_KILLS=$(or $(SOAK_KILLS),1000) dev/ministack.py run -- dev/seaweedfs.py run --bucket gravity-test -- \
 		cargo test --release --test soak -- --nocapture --test-threads=1
 	SOAK_WORKER_ARGS='--layout packed --flush-interval 200ms' SOAK_KILLS=$(or $(SOAK_KILLS),1000) \
-		dev/seaweedfs.py run --bucket gravity-test -- cargo test --release --test soak -- --nocapture --test-threads=1
+		dev/ministack.py run -- dev/seaweedfs.py run --bucket gravity-test -- \
+		cargo test --release --test soak -- --nocapture --test-threads=1
 
 e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
 	@dev/tools.sh seaweedfs ministack litellm otelcol prometheus

@@ -91,12 +91,12 @@ impl Cloud {
         self.runtime.block_on(request.notification_configuration(configuration).send()).expect("notifications");
     }
 
-    /// A command on the store, without the queue.
-    pub fn command(&self, name: &str) -> Command {
+    /// A command, of one word or two, on the store, without the queue.
+    pub fn command(&self, words: &str) -> Command {
         let mut command = gravity();
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT_URL", &self.endpoint).env("NO_PROXY", "127.0.0.1");
-        command.args([name, "--store", &format!("s3://{}/{PREFIX}", self.bucket)]);
+        command.args(words.split(' ')).args(["--store", &format!("s3://{}/{PREFIX}", self.bucket)]);
         command
     }
 

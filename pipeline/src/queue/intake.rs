@@ -202,10 +202,10 @@ impl QueueIntake {
     /// The batches of a message that was looked at before; none if it cannot be read.
     fn named_in(&self, body: &str) -> BTreeSet<Key> {
         let named = event::parse(body).unwrap_or_default().into_iter().filter_map(|event| match event {
-            Event::Created { bucket, key } => self.settings.watched.batch(&bucket, &key),
+            Event::Created { bucket, key } => self.settings.watched.batch(&bucket, &key).map(Key::listed),
             Event::Other { .. } => None,
         });
-        named.map(Key::listed).collect()
+        named.collect()
     }
 
     async fn are_done(&self, batches: &BTreeSet<Key>) -> Result<bool> {
