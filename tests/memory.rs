@@ -96,3 +96,15 @@ fn packed_300_mb_of_new_texts_need_no_more_memory_than_30() {
     // A pack that is being written, the next one, and rows: 30 MB do not fill all of it yet.
     is_bounded(&PACKED, (160, 56), new_texts);
 }
+
+#[test]
+fn packed_a_value_over_the_limit_needs_a_few_times_the_limit() {
+    // 64 MiB of it are looked at before it is known to be too long, in a buffer that doubles as it grows.
+    let value = || {
+        let long = "x".repeat(70 << 20);
+        move |_| format!(r#"{{"resourceSpans":[],"long":"{long}"}}"#)
+    };
+    let (peak, _) = ingest(&PACKED, 1, value());
+    eprintln!("peak memory: {peak} MiB for a value of 70 MiB");
+    assert!(peak < 320, "{peak} MiB");
+}

@@ -168,8 +168,13 @@ impl Framer {
     /// Ends it early, or after its end: the blocks that are left, and what was pushed and is in no frame.
     pub fn into_rest(mut self) -> (Vec<FrameBlock>, Bytes) {
         self.window.close_block();
-        let mut rest = self.window.gap.unwrap_or_default();
-        rest.extend_from_slice(&self.window.bytes);
+        let rest = match self.window.gap {
+            Some(mut gap) if !gap.is_empty() => {
+                gap.extend_from_slice(&self.window.bytes);
+                gap
+            }
+            _ => self.window.bytes,
+        };
         (self.window.full, rest.freeze())
     }
 

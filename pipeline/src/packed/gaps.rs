@@ -82,7 +82,7 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
         let piece = self.bytes.try_next().await?;
         let Some(mut framer) = self.framer.take() else {
             match piece {
-                Some(piece) => self.add_text(&piece),
+                Some(piece) => self.add_text(piece),
                 None => self.end(),
             }
             return Ok(());
@@ -105,7 +105,7 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
         }
         let (blocks, rest) = framer.into_rest();
         self.add_records(blocks);
-        self.add_text(&rest);
+        self.add_text(rest);
         if piece.is_none() {
             self.end();
         }
@@ -122,13 +122,20 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
         }
     }
 
-    fn add_text(&mut self, text: &[u8]) {
-        self.text.extend_from_slice(text);
-        while self.text.len() >= TEXT_BYTES {
-            let rest = self.text.split_off(TEXT_BYTES);
-            let full = std::mem::replace(&mut self.text, rest);
-            self.ready.push_back(Stretch::Text(full.into()));
+    /// Whole pieces share the memory of what they are cut from: a value that is too long may be most of the batch.
+    fn add_text(&mut self, mut text: Bytes) {
+        if !self.text.is_empty() {
+            let room = TEXT_BYTES - self.text.len();
+            self.text.extend_from_slice(&text.split_to(room.min(text.len())));
+            if self.text.len() < TEXT_BYTES {
+                return;
+            }
+            self.ready.push_back(Stretch::Text(std::mem::take(&mut self.text).into()));
         }
+        while text.len() >= TEXT_BYTES {
+            self.ready.push_back(Stretch::Text(text.split_to(TEXT_BYTES)));
+        }
+        self.text.extend_from_slice(&text);
     }
 
     fn end(&mut self) {
