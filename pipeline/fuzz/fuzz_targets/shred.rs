@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use gravity_pipeline::keys::ContentKeys;
-use gravity_pipeline::otlp::{Encoding, Frame, FrameBlock};
-use gravity_pipeline::packed::gaps::{Resource, Stretch};
+use gravity_pipeline::otlp::{Element, Encoding, Frame, FrameBlock};
+use gravity_pipeline::packed::gaps::Stretch;
 use gravity_pipeline::packed::rows::rows_of;
 use gravity_pipeline_fuzz::nodes::InMemory;
 use libfuzzer_sys::fuzz_target;
@@ -19,6 +19,7 @@ fuzz_target!(|input: &[u8]| {
             encoding,
             bytes: Bytes::copy_from_slice(record),
             gap: Bytes::copy_from_slice(gap),
+            element: Element::default(),
         };
         // The second is in the first one's wake, and has the head that protobuf has.
         let mut head = vec![0x12];
@@ -30,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
         head.push(length as u8);
         let block = FrameBlock { number: 0, frames: vec![frame(gap), frame(&head)] };
         let nodes = InMemory::default();
-        let rows = rows_of(&Stretch::Records(block, Resource::default()), &keys, &nodes);
+        let rows = rows_of(&Stretch::Records(block), &keys, &nodes);
         assert!(nodes.join(&rows) == [gap, record, &head, record].concat());
     }
 });

@@ -1,5 +1,6 @@
 //! Cutting a stream of bytes into whole records, whichever encoding it is in.
 
+use super::element::Element;
 use super::json_framer::JsonFramer;
 use super::protobuf_framer::ProtobufFramer;
 use crate::error::{InputError, Result};
@@ -40,6 +41,8 @@ pub struct Frame {
     pub bytes: Bytes,
     /// What stands between it and the record before; empty unless the framer [keeps it](Framer::keeping_gaps).
     pub gap: Bytes,
+    /// Where it stands; what its resource says is read only if gaps are kept.
+    pub element: Element,
 }
 
 /// Consecutive records, enough of them to be worth a task.
@@ -62,12 +65,16 @@ pub(super) struct Window {
     /// Where `bytes` begins in the batch.
     pub(super) base: u64,
     pub(super) limits: FrameLimits,
+    /// The element of `resourceSpans` or `resourceLogs` that we are in.
+    pub(super) element: Element,
     open: Vec<Frame>,
     open_bytes: usize,
     full: Vec<FrameBlock>,
     blocks: u64,
     /// What stood between records since the last one, if it is kept.
     gap: Option<BytesMut>,
+    /// Why a record was passed over, if one was.
+    passed_over: Option<InputError>,
 }
 
 impl Window {
@@ -76,12 +83,19 @@ impl Window {
             bytes: BytesMut::new(),
             base: 0,
             limits,
+            element: Element::default(),
             open: vec![],
             open_bytes: 0,
             full: vec![],
             blocks: 0,
             gap: None,
+            passed_over: None,
         }
+    }
+
+    /// True if nothing of the batch may be left out.
+    pub(super) fn keeps_gaps(&self) -> bool {
+        self.gap.is_some()
     }
 
     /// Drops `n` bytes from the front.
@@ -104,7 +118,7 @@ impl Window {
         let offset = self.base;
         let bytes = self.take(n);
         let gap = self.gap.as_mut().map(BytesMut::split).unwrap_or_default().freeze();
-        self.open.push(Frame { offset, encoding, bytes, gap });
+        self.open.push(Frame { offset, encoding, bytes, gap, element: self.element.clone() });
         self.open_bytes += n;
         if self.open_bytes >= BLOCK_BYTES || self.open.len() >= BLOCK_RECORDS {
             self.close_block();
@@ -122,6 +136,18 @@ impl Window {
     /// An error at `at` bytes from the front.
     pub(super) fn error(&self, at: usize, reason: impl Into<String>) -> InputError {
         InputError::parse(self.base + at as u64, reason)
+    }
+
+    /// The record at the front is over the limit. Where gaps are kept it is part of one, and others may follow.
+    pub(super) fn pass_over(&mut self) -> Result<(), InputError> {
+        let reason = self.too_large();
+        match self.keeps_gaps() {
+            true => {
+                self.passed_over.get_or_insert(reason);
+                Ok(())
+            }
+            false => Err(reason),
+        }
     }
 
     /// The error of a record, or another value, that is over the limit.
@@ -163,6 +189,11 @@ impl Framer {
         let gap = self.window.gap.as_mut().filter(|gap| gap.len() > limit)?.split();
         self.window.close_block();
         Some(gap.freeze())
+    }
+
+    /// Why the first record that was passed over, and is part of a gap, was.
+    pub fn passed_over(&self) -> Option<&InputError> {
+        self.window.passed_over.as_ref()
     }
 
     /// Ends it early, or after its end: the blocks that are left, and what was pushed and is in no frame.

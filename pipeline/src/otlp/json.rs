@@ -1,6 +1,7 @@
 //! Reads a record in OTLP JSON (OTLP specification, "JSON Protobuf Encoding").
 
 use super::any::Any;
+use super::element::Resource;
 use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawSpan, Text, saturated};
 use crate::ids::{Id, SpanId};
 use base64::Engine;
@@ -45,6 +46,19 @@ pub(super) fn log(bytes: &[u8]) -> Result<RawLog<'_>, DecodeError> {
         attributes: key_values(json.attributes),
         dropped_attributes: saturated(json.dropped_attributes_count.0),
     })
+}
+
+/// Reads a resource; one that is not as OTLP has it says nothing.
+pub(super) fn resource(json: &str) -> Resource {
+    #[derive(Deserialize)]
+    struct Attributes<'a> {
+        #[serde(borrow, default)]
+        attributes: OrNull<Vec<JsonKeyValue<'a>>>,
+    }
+    match serde_json::from_str::<Option<Attributes<'_>>>(json) {
+        Ok(Some(resource)) => Resource::new(&key_values(resource.attributes)),
+        _ => Resource::default(),
+    }
 }
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {

@@ -1,7 +1,8 @@
 //! Walks OTLP JSON down to the records, byte by byte where it is structure and with `memchr` where it is text.
 
+use super::element::Element;
 use super::frame::{Encoding, Window};
-use super::json::place;
+use super::json::{place, resource};
 use crate::error::InputError;
 use crate::lanes::{BLOCK, Block, through_strings};
 use memchr::memchr2;
@@ -37,6 +38,7 @@ struct Had {
 /// The way down: objects and arrays take turns. Level 1 is the document, 2 the array of resources, 3 a resource,
 /// 4 the array of scopes, 5 a scope, 6 the array of records.
 const RECORDS: usize = 6;
+const RESOURCE: usize = 3;
 
 /// The names of the arrays on the way, by the level of the object that holds them.
 fn structural(level: usize, key: &[u8]) -> Option<Signal> {
@@ -100,6 +102,8 @@ enum Purpose {
     Key,
     Ignore,
     Record(Encoding),
+    /// A record that is over the limit.
+    PassOver,
 }
 
 impl Skip {
@@ -195,16 +199,33 @@ impl JsonFramer {
     pub(super) fn walk(&mut self, window: &mut Window) -> Result<(), InputError> {
         loop {
             if let Some(skip) = &mut self.skip {
-                match skip.end(&window.bytes) {
-                    Err(_) if skip.seen > window.limits.max_record_bytes => return Err(window.too_large()),
+                let most = window.limits.max_record_bytes;
+                let end = match skip.end(&window.bytes) {
+                    Ok(end) => end,
+                    Err(_) if skip.seen > most => return Err(window.too_large()),
                     Err(reason) => return Err(window.error(skip.seen, reason)),
-                    Ok(None) if window.bytes.len() > window.limits.max_record_bytes => return Err(window.too_large()),
-                    Ok(None) => return Ok(()),
-                    Ok(Some(length)) if length > window.limits.max_record_bytes => return Err(window.too_large()),
-                    Ok(Some(length)) => {
+                };
+                if end.unwrap_or(window.bytes.len()) > most {
+                    match skip.purpose {
+                        Purpose::Record(_) => {
+                            window.pass_over()?;
+                            skip.purpose = Purpose::PassOver;
+                        }
+                        Purpose::PassOver => {}
+                        Purpose::Key | Purpose::Ignore => return Err(window.too_large()),
+                    }
+                }
+                match end {
+                    Some(length) => {
                         let purpose = skip.purpose;
                         self.skip = None;
                         self.use_value(window, length, purpose)?;
+                    }
+                    None => {
+                        if skip.purpose == Purpose::PassOver {
+                            window.skip(std::mem::take(&mut skip.seen));
+                        }
+                        return Ok(());
                     }
                 }
                 continue;
@@ -272,6 +293,9 @@ impl JsonFramer {
     fn enter(&mut self, window: &mut Window, expect: Expect) {
         window.skip(1);
         self.level += 1;
+        if self.level == RESOURCE {
+            window.element = Element::default();
+        }
         self.had[self.level] = Had::default();
         self.expect = expect;
     }
@@ -283,6 +307,9 @@ impl JsonFramer {
                 return Err(InputError::parse(self.document_at, reason));
             }
             self.documents += 1;
+        }
+        if self.level == RESOURCE {
+            window.element.end();
         }
         window.skip(1);
         self.level -= 1;
@@ -297,6 +324,11 @@ impl JsonFramer {
             self.expect = Expect::AfterValue;
             return Ok(());
         }
+        if purpose == Purpose::PassOver {
+            window.skip(length);
+            self.expect = Expect::AfterValue;
+            return Ok(());
+        }
         let text = std::str::from_utf8(&window.bytes[..length])
             .map_err(|e| window.error(e.valid_up_to(), "not UTF-8, so not JSON"))?;
         if purpose == Purpose::Ignore {
@@ -304,6 +336,9 @@ impl JsonFramer {
                 let (at, reason) = place(text.as_bytes(), &e);
                 window.error(at, format!("not JSON: {reason}"))
             })?;
+            if self.level == RESOURCE && self.key == b"resource" && window.keeps_gaps() {
+                window.element.tell(resource(text));
+            }
             window.skip(length);
             self.expect = Expect::AfterValue;
             return Ok(());

@@ -5,6 +5,7 @@
 //! and a decoder each and meet in [`model`]; [`select`] picks the content.
 
 mod any;
+mod element;
 mod frame;
 mod json;
 mod json_framer;
@@ -14,6 +15,7 @@ mod protobuf_framer;
 pub mod protobuf_json;
 mod select;
 
+pub use element::{Element, Resource};
 pub use frame::{Encoding, Frame, FrameBlock, FrameLimits, Framer};
 pub use select::{Part, Record, RecordKind, SpanRecord, Stray};
 
@@ -107,6 +109,11 @@ pub(crate) fn json_ids(record: &[u8], is_log: bool) -> Option<(TraceId, Option<S
     }
     let span = json::span(record).ok()?;
     Some((span.trace_id.ok()?, Some(span.span_id.ok()?), span.parent_span_id.ok()?))
+}
+
+/// What a protobuf record is, as far as its fields tell.
+pub(crate) fn protobuf_kind(record: &[u8]) -> Option<RecordKind> {
+    protobuf::kind(record).ok().flatten()
 }
 
 /// A varint of protobuf and its size; `None` if it is none, or the bytes end in it.

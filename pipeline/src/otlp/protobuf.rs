@@ -1,7 +1,9 @@
 //! Reads a record in OTLP protobuf (opentelemetry-proto, `trace/v1`, `logs/v1`, `common/v1`).
 
 use super::any::Any;
+use super::element::Resource;
 use super::model::{DecodeError, KeyValue, MaybeId, RawEvent, RawLog, RawRecord, RawSpan, Text, saturated};
+use super::select::RecordKind;
 use crate::ids::Id;
 
 /// How a field's value is written (protobuf encoding, "Message Structure").
@@ -138,27 +140,50 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Reads a record, telling a span from a log record by how fields that both have are written: 1 is a trace id in a
-/// span and a time in a log record, 6 a kind and a list of attributes, 7 a time and a count, 8 a time and flags.
+/// Reads a record.
 pub(super) fn record(bytes: &[u8]) -> Result<RawRecord<'_>, DecodeError> {
-    let whole = Message::new(bytes);
-    let mut look = whole;
-    while let Some((field, value)) = look.next()? {
+    let message = Message::new(bytes);
+    match kind(bytes)? {
+        Some(RecordKind::Span) => span(message).map(RawRecord::Span),
+        Some(RecordKind::Log) => log(message).map(RawRecord::Log),
+        None => Ok(RawRecord::Unknown),
+    }
+}
+
+/// Tells a span from a log record by how fields that both have are written: 1 is a trace id in a span and a time in a
+/// log record, 6 a kind and a list of attributes, 7 a time and a count, 8 a time and flags.
+pub(super) fn kind(bytes: &[u8]) -> Result<Option<RecordKind>, DecodeError> {
+    let mut message = Message::new(bytes);
+    while let Some((field, value)) = message.next()? {
         match (field, value) {
             (1, Value::Len(_)) | (4, Value::Len(_)) | (6, Value::Varint(_)) | (7 | 8, Value::I64(_)) => {
-                return span(whole).map(RawRecord::Span);
+                return Ok(Some(RecordKind::Span));
             }
             (1 | 11, Value::I64(_))
             | (2, Value::Varint(_))
             | (6, Value::Len(_))
             | (7, Value::Varint(_))
-            | (8, Value::I32(_)) => {
-                return log(whole).map(RawRecord::Log);
-            }
+            | (8, Value::I32(_)) => return Ok(Some(RecordKind::Log)),
             _ => {}
         }
     }
-    Ok(RawRecord::Unknown)
+    Ok(None)
+}
+
+/// Reads a resource; one that is not as OTLP has it says nothing.
+pub(super) fn resource(bytes: &[u8]) -> Resource {
+    let (mut message, mut attributes) = (Message::new(bytes), Vec::new());
+    loop {
+        match message.next() {
+            Ok(None) => return Resource::new(&attributes),
+            Ok(Some((1, Value::Len(attribute)))) => match key_value(attribute) {
+                Ok(pair) => attributes.push(pair),
+                Err(_) => return Resource::default(),
+            },
+            Ok(Some(_)) => {}
+            Err(_) => return Resource::default(),
+        }
+    }
 }
 
 fn absent<T>() -> MaybeId<T> {

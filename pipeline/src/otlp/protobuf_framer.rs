@@ -4,19 +4,23 @@
 //! the request, scopes field 2 of a resource, records field 2 of a scope (opentelemetry-proto, `trace/v1` and
 //! `logs/v1`). Which of the two it is, is told by the record's own fields.
 
+use super::element::Element;
 use super::frame::{Encoding, Window};
-use super::protobuf::{Tag, WireType, varint};
+use super::protobuf::{Tag, WireType, resource, varint};
 use crate::error::InputError;
 
 /// The field that leads on, by level: 0 the request, 1 a resource, 2 a scope.
 const WAY_DOWN: [u32; 3] = [1, 2, 2];
+
+/// The field of a resource's element (level 1) that is the resource.
+const RESOURCE: u32 = 1;
 
 /// Where a walk stands between two calls.
 #[derive(Default)]
 pub(super) struct ProtobufFramer {
     /// Where the messages that we are in end, outermost first, as offsets of the batch.
     ends: Vec<u64>,
-    /// Bytes of an unknown field still to be passed over.
+    /// Bytes of an unknown field, or of a record that is over the limit, still to be passed over.
     ignore: u64,
     documents: u64,
 }
@@ -33,6 +37,9 @@ impl ProtobufFramer {
             }
             while self.ends.last() == Some(&window.base) {
                 self.ends.pop();
+                if self.ends.is_empty() {
+                    window.element.end();
+                }
             }
             if window.bytes.is_empty() || !self.field(window)? {
                 return Ok(());
@@ -64,19 +71,31 @@ impl ProtobufFramer {
             return Err(bad("a field is longer than the message it is in"));
         }
         let leads_on = tag.field == WAY_DOWN[level] && tag.wire_type == WireType::Len;
+        let is_resource = level == 1 && tag.field == RESOURCE && tag.wire_type == WireType::Len;
         if leads_on && level < 2 {
+            if level == 0 {
+                window.element = Element::default();
+            }
             window.skip(head);
             self.ends.push(end);
             self.documents = 1;
         } else if leads_on {
             if body > window.limits.max_record_bytes as u64 {
-                return Err(window.too_large());
+                window.pass_over()?;
+                window.skip(head);
+                self.ignore = body;
+                return Ok(true);
             }
             if (bytes.len() as u64) < head as u64 + body {
                 return Ok(false);
             }
             window.skip(head);
             window.take_frame(body as usize, Encoding::Protobuf);
+        } else if is_resource && window.keeps_gaps() && body <= window.limits.max_record_bytes as u64 {
+            let whole = head + body as usize;
+            let Some(message) = bytes.get(head..whole) else { return Ok(false) };
+            window.element.tell(resource(message));
+            window.skip(whole);
         } else if level == 0 {
             return Err(bad(&format!("field {} in the request", tag.field)));
         } else {

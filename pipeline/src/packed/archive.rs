@@ -341,6 +341,8 @@ impl Gathered {
             }
         }
         self.rows.append(rows);
+        // A resource behind its records is in rows that come later, if these are not written before.
+        self.rows.name_resources();
     }
 }
 

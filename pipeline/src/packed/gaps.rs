@@ -1,22 +1,21 @@
 //! Stage 2: cuts a batch into records and what stands between them. Joined, they are the batch, whatever it is.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InputError, Result};
 use crate::otlp::{DocumentTally, FrameBlock, FrameLimits, Framer};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
-use memchr::memmem;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a stretch of the batch is.
 pub enum Stretch {
     /// Records, each with what stands before it.
-    Records(FrameBlock, Resource),
+    Records(FrameBlock),
     /// Anything else.
     Text(Bytes),
 }
 
-/// Why the rest of a batch could not be read as OTLP, if it could not; known once it has been read.
+/// Why not all of a batch could be read as OTLP, if it could not; known once it has been read.
 #[derive(Clone, Default)]
 pub struct Problem(Arc<Mutex<Option<String>>>);
 
@@ -26,8 +25,12 @@ impl Problem {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, reason: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    fn add(&self, reason: &InputError) {
+        let mut problem = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *problem = Some(match problem.take() {
+            Some(before) => format!("{before}; {reason}"),
+            None => reason.to_string(),
+        });
     }
 }
 
@@ -52,7 +55,6 @@ where
         framer: Some(Framer::keeping_gaps(limits)),
         ready: VecDeque::new(),
         text: Vec::new(),
-        resource: Resource::default(),
         is_done: false,
         tally,
         problem,
@@ -71,7 +73,6 @@ struct Cutter<S> {
     framer: Option<Framer>,
     ready: VecDeque<Stretch>,
     text: Vec<u8>,
-    resource: Resource,
     is_done: bool,
     tally: DocumentTally,
     problem: Problem,
@@ -95,13 +96,16 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
             Ok(()) if piece.is_some() => {
                 let gap = framer.take_gap(TEXT_BYTES);
                 self.add_records(framer.full_blocks());
-                self.ready.extend(gap.map(Stretch::Text));
+                self.add_gap(gap.unwrap_or_default());
                 self.framer = Some(framer);
                 return Ok(());
             }
             Ok(()) => {}
-            Err(Error::Input(e)) => self.problem.set(e.to_string()),
+            Err(Error::Input(e)) => self.problem.add(&e),
             Err(e) => return Err(e),
+        }
+        if let Some(reason) = framer.passed_over() {
+            self.problem.add(reason);
         }
         let (blocks, rest) = framer.into_rest();
         self.add_records(blocks);
@@ -113,12 +117,13 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
     }
 
     fn add_records(&mut self, blocks: Vec<FrameBlock>) {
-        for block in blocks {
-            let before = self.resource.clone();
-            for frame in &block.frames {
-                self.resource.follow(&frame.gap);
-            }
-            self.ready.push_back(Stretch::Records(block, before));
+        self.ready.extend(blocks.into_iter().map(Stretch::Records));
+    }
+
+    /// A gap comes whole, since records may follow.
+    fn add_gap(&mut self, mut gap: Bytes) {
+        while !gap.is_empty() {
+            self.ready.push_back(Stretch::Text(gap.split_to(TEXT_BYTES.min(gap.len()))));
         }
     }
 
@@ -144,44 +149,4 @@ impl<S: Stream<Item = Result<Bytes>> + Send> Cutter<S> {
         }
         self.is_done = true;
     }
-}
-
-/// What the resource says that the records behind it belong to.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Resource {
-    /// `service.name`.
-    pub service: Option<Bytes>,
-    /// The tenant.
-    pub tenant: Option<Bytes>,
-}
-
-impl Resource {
-    /// Follows what stands before a record: if a resource begins there, this is it from now on.
-    pub fn follow(&mut self, gap: &[u8]) {
-        if gap.len() < crate::packed::rows::GLUED {
-            return;
-        }
-        let service = attribute(gap, b"service.name");
-        let tenant = super::shape::TENANT_KEYS.iter().find_map(|key| attribute(gap, key.as_bytes()));
-        if service.is_some() || tenant.is_some() || memmem::find(gap, b"\"resource\"").is_some() {
-            *self = Self { service, tenant };
-        }
-    }
-}
-
-/// The string value of the last attribute of this key, in JSON or protobuf; none if it is written in an unusual way.
-fn attribute(gap: &[u8], key: &[u8]) -> Option<Bytes> {
-    let at = memmem::rfind_iter(gap, key).next()? + key.len();
-    let behind = &gap[at..];
-    const JSON: &[u8] = b"\",\"value\":{\"stringValue\":\"";
-    let value = match behind {
-        // KeyValue.value, its length, AnyValue.string_value, its length.
-        [0x12, _, 0x0a, length @ 0..0x80, rest @ ..] => rest.get(..usize::from(*length))?,
-        _ => {
-            let rest = behind.strip_prefix(JSON)?;
-            let end = memchr::memchr2(b'"', b'\\', rest).filter(|&end| rest[end] == b'"')?;
-            &rest[..end]
-        }
-    };
-    std::str::from_utf8(value).is_ok().then(|| Bytes::copy_from_slice(value))
 }

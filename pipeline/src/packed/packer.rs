@@ -433,6 +433,7 @@ fn resolve(rows: &Rows<NodeRef>, numbers: &Numbers, packs: &mut BTreeSet<u64>) -
         streams: rows.streams.clone(),
         texts: rows.texts.clone(),
         content: rows.content,
+        elements: vec![],
     })
 }
 

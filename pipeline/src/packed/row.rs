@@ -1,7 +1,9 @@
 //! Rows: a batch's records, gaps and sums in the order in which they stand in it.
 
 use super::shape::Broken;
+use crate::otlp::Element;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct Rows<Id> {
     pub texts: Texts,
     /// Content of these rows, as far as it is strings: values, and bytes of them.
     pub content: (u64, u64),
+    /// Which of them stand in which element, as long as it is not known what its resource says.
+    pub elements: Vec<(Range<usize>, Element)>,
 }
 
 impl<Id> Default for Rows<Id> {
@@ -167,6 +171,7 @@ impl<Id> Default for Rows<Id> {
             streams: Texts::default(),
             texts: Texts::default(),
             content: (0, 0),
+            elements: vec![],
         }
     }
 }
@@ -183,6 +188,31 @@ impl<Id: Copy> Rows<Id> {
         row.refs_end = self.refs.len();
         row.rest_end = self.values.len();
         self.rows.push(row);
+    }
+
+    /// Says of the rows from `first` on in which element they stand.
+    pub fn belong_to(&mut self, element: &Element, first: usize) {
+        let end = self.rows.len();
+        match self.elements.last_mut() {
+            Some((rows, last)) if last.is(element) => rows.end = end,
+            _ => self.elements.push((first..end, element.clone())),
+        }
+    }
+
+    /// Fills the columns of the resource in the rows of each element whose resource is known by now; the others' may be
+    /// filled later.
+    pub fn name_resources(&mut self) {
+        let (rows, texts) = (&mut self.rows, &mut self.texts);
+        self.elements.retain(|(range, element)| {
+            let Some(resource) = element.resource() else { return true };
+            let service = resource.service.map(|name| texts.id(name.as_bytes()));
+            let tenant = resource.tenant.map(|name| texts.id(name.as_bytes()));
+            let records = |row: &&mut Row<Id>| matches!(row.kind, RowKind::Span | RowKind::Log);
+            for row in rows[range.clone()].iter_mut().filter(records) {
+                (row.service, row.tenant) = (service, tenant);
+            }
+            false
+        });
     }
 
     /// Drops the references and values of a row that was not pushed.
@@ -207,6 +237,10 @@ impl<Id: Copy> Rows<Id> {
     /// Appends other rows.
     pub fn append(&mut self, other: &Rows<Id>) {
         let (refs, rest) = (self.refs.len(), self.values.len());
+        let rows = self.rows.len();
+        let shifted =
+            other.elements.iter().map(|(range, element)| (rows + range.start..rows + range.end, element.clone()));
+        self.elements.extend(shifted);
         let texts: Vec<TextId> = other.texts.all().map(|text| self.texts.id(text)).collect();
         let streams: Vec<TextId> = other.streams.all().map(|key| self.streams.id(key)).collect();
         let text = |id: Option<TextId>| id.map(|id| texts[id as usize]);

@@ -1,6 +1,6 @@
 //! Stage 3: lifts each record: its texts become nodes, what is left is a shape and values in columns.
 
-use super::gaps::{Resource, Stretch};
+use super::gaps::Stretch;
 use super::lift::{Lifter, Nodes};
 use super::row::{Row, RowKind, Rows};
 use super::shape::{Builder, shred_json, shred_protobuf};
@@ -42,24 +42,18 @@ pub fn rows_of<N: Nodes>(stretch: &Stretch, keys: &ContentKeys, nodes: &N) -> Ro
     let mut lifter = Lifter::new(nodes);
     match stretch {
         Stretch::Text(text) => push_text(text, &mut lifter, &mut rows),
-        Stretch::Records(block, resource) => {
-            let mut resource = resource.clone();
+        Stretch::Records(block) => {
             for frame in &block.frames {
-                resource.follow(&frame.gap);
-                push_record(frame, &resource, keys, &mut lifter, &mut rows);
+                let first = rows.rows.len();
+                push_record(frame, keys, &mut lifter, &mut rows);
+                rows.belong_to(&frame.element, first);
             }
         }
     }
     rows
 }
 
-fn push_record<N: Nodes>(
-    frame: &Frame,
-    resource: &Resource,
-    keys: &ContentKeys,
-    lifter: &mut Lifter<'_, N>,
-    rows: &mut Rows<N::Id>,
-) {
+fn push_record<N: Nodes>(frame: &Frame, keys: &ContentKeys, lifter: &mut Lifter<'_, N>, rows: &mut Rows<N::Id>) {
     let glued = if frame.gap.len() < GLUED { &frame.gap[..] } else { b"" };
     if glued.is_empty() && !frame.gap.is_empty() {
         push_text(&frame.gap, lifter, rows);
@@ -77,13 +71,7 @@ fn push_record<N: Nodes>(
         if !glued.is_empty() {
             push_text(glued, lifter, rows);
         }
-        return push_text(&frame.bytes, lifter, rows);
-    }
-    let service = resource.service.as_ref().map(|name| rows.texts.id(name));
-    let tenant = resource.tenant.as_ref().map(|name| rows.texts.id(name));
-    if let Some(row) = rows.rows.last_mut() {
-        row.service = service;
-        row.tenant = tenant;
+        push_text(&frame.bytes, lifter, rows);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::hash::{ByHash, hash_block};
 use crate::ids::TraceId;
 use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
-use crate::otlp::{Encoding, Frame, FrameBlock, Record, Stray, decode};
+use crate::otlp::{Element, Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
 use crate::stages::blocking;
 use bytes::Bytes;
@@ -104,7 +104,13 @@ fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Se
     let mut index: Option<TraceIndex> = None;
     let mut chunks = ByHash::default();
     for record in &records {
-        let frame = Frame { offset: 0, encoding: record.encoding, bytes: record.bytes.clone(), gap: Bytes::new() };
+        let frame = Frame {
+            offset: 0,
+            encoding: record.encoding,
+            bytes: record.bytes.clone(),
+            gap: Bytes::new(),
+            element: Element::default(),
+        };
         let block = decode(&FrameBlock { number: 0, frames: vec![frame] }, keys)?;
         let hashed = hash_block(split_block(block, separator));
         chunks.extend(hashed.chunks);

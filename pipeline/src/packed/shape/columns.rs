@@ -53,6 +53,3 @@ pub fn convention_of(key: &[u8]) -> Option<&'static str> {
     ];
     SIGNS.iter().find(|(sign, _)| key.starts_with(sign.as_bytes())).map(|&(_, name)| name)
 }
-
-/// The resource attributes that name a tenant, the stronger first.
-pub const TENANT_KEYS: [&str; 4] = ["tenant.id", "tenant_id", "tenant", "service.namespace"];

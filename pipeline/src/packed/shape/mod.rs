@@ -9,7 +9,6 @@ mod protobuf;
 
 pub use builder::Builder;
 pub(super) use builder::RowColumns;
-pub use columns::TENANT_KEYS;
 pub use json::shred as shred_json;
 pub use protobuf::shred as shred_protobuf;
 
