@@ -4,8 +4,10 @@ use crate::nodes::InMemory;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use gravity_pipeline::keys::ContentKeys;
-use gravity_pipeline::otlp::{DocumentTally, Encoding, Frame, FrameBlock, FrameLimits};
-use gravity_pipeline::packed::gaps::{Problem, Resource, Stretch, gaps};
+use gravity_pipeline::otlp::{
+    DocumentTally, Element, Encoding, Frame, FrameBlock, FrameLimits, Record, RecordKind, decode,
+};
+use gravity_pipeline::packed::gaps::{Problem, Stretch, gaps};
 use gravity_pipeline::packed::row::{Row, RowKind, Rows};
 use gravity_pipeline::packed::rows::rows_of;
 use proptest::prelude::*;
@@ -17,8 +19,9 @@ fn block(encoding: Encoding, records: &[(&[u8], &[u8])]) -> Stretch {
         encoding,
         bytes: Bytes::copy_from_slice(record),
         gap: Bytes::copy_from_slice(gap),
+        element: Element::default(),
     });
-    Stretch::Records(FrameBlock { number: 0, frames: frames.collect() }, Resource::default())
+    Stretch::Records(FrameBlock { number: 0, frames: frames.collect() })
 }
 
 #[track_caller]
@@ -29,7 +32,18 @@ fn shredded(encoding: Encoding, gap: &[u8], record: &[u8]) -> (InMemory, Rows<us
     let joined = nodes.join(&rows);
     let expected = [gap, record, gap, record].concat();
     assert!(joined == expected, "{} became {}", expected.escape_ascii(), joined.escape_ascii());
+    columns_are_strings(&rows);
     (nodes, rows)
+}
+
+#[track_caller]
+fn columns_are_strings(rows: &Rows<usize>) {
+    for row in &rows.rows {
+        for id in [row.name, row.model, row.provider, row.service, row.tenant].into_iter().flatten() {
+            let text = rows.texts.get(id);
+            assert!(std::str::from_utf8(text).is_ok(), "{} in a column", text.escape_ascii());
+        }
+    }
 }
 
 /// The first row of a record.
@@ -81,7 +95,7 @@ fn cut_up(batch: &[u8], piece: usize, limits: FrameLimits) -> (Vec<Stretch>, Opt
 fn bytes_of(stretch: &Stretch) -> Vec<u8> {
     match stretch {
         Stretch::Text(text) => text.to_vec(),
-        Stretch::Records(block, _) => {
+        Stretch::Records(block) => {
             block.frames.iter().flat_map(|frame| [&frame.gap[..], &frame.bytes].concat()).collect()
         }
     }
@@ -97,7 +111,9 @@ fn nothing_is_lost(batch: &[u8], piece: usize, limits: FrameLimits) {
     for stretch in &stretches {
         all.append(&rows_of(stretch, &ContentKeys::default(), &nodes));
     }
+    all.name_resources();
     assert!(nodes.join(&all) == batch, "rows of {}", batch.escape_ascii());
+    columns_are_strings(&all);
 }
 
 const SMALL: FrameLimits = FrameLimits { max_record_bytes: 3000 };
@@ -146,7 +162,7 @@ fn real_records_that_were_damaged_come_back() {
             cut_up(batch, usize::MAX, FrameLimits::default()).0.iter().zip([Encoding::Protobuf].into_iter().cycle())
         {
             // JSON taken for protobuf, and the other way round.
-            if let Stretch::Records(block, _) = stretch {
+            if let Stretch::Records(block) = stretch {
                 for frame in block.frames.iter().take(5) {
                     shredded(encoding, b"", &frame.bytes);
                     shredded(Encoding::JsonSpan, b",", &frame.bytes);
@@ -230,6 +246,8 @@ fn odd_json() -> impl Strategy<Value = Vec<u8>> {
             "\"\\u0061abbccddeeff0011\"",
             "\"\u{fffc}\"",
             "\"\\u003c\"",
+            "\"\\ud83d\"",
+            "\"a longer text with a lone surrogate in it: \\ude00, so that it is lifted\"",
             "\"\\/\"",
             "\"\0\"",
             "\"\0z\0A\"",
@@ -390,10 +408,77 @@ fn the_values_of_a_record_are_in_its_columns() {
 }
 
 #[test]
+fn a_lone_surrogate_is_in_no_column_since_other_engines_want_strings() {
+    let json = |text: &str| {
+        format!(
+            r#"{{"name":{text},"attributes":[{{"key":"llm.model_name","value":{{"stringValue":{text}}}}},{{"key":"llm.provider","value":{{"stringValue":{text}}}}}]}}"#
+        )
+    };
+    let columns = |record: &str| {
+        let row = row(&shredded(Encoding::JsonSpan, b"", record.as_bytes()).1);
+        [row.name, row.model, row.provider].map(|id| id.is_some())
+    };
+    assert_eq!(columns(&json(r#""a\ud83db""#)), [false; 3]);
+    assert_eq!(columns(&json(r#""a😀b""#)), [true; 3]);
+}
+
+/// A field of protobuf; `longer` writes tag and length with a byte too many.
+fn field(number: u64, longer: bool, value: &[u8]) -> Vec<u8> {
+    [varint(number << 3 | 2, longer), varint(value.len() as u64, longer), value.to_vec()].concat()
+}
+
+fn attribute(number: u64, longer: [bool; 3], key: &str, text: &[u8]) -> Vec<u8> {
+    let value = field(1, longer[0], text);
+    field(number, longer[1], &[field(1, longer[2], key.as_bytes()), field(2, longer[0], &value)].concat())
+}
+
+proptest! {
+    #[test]
+    fn a_record_that_loose_finds_is_found_however_its_protobuf_is_written(
+        longer in any::<[bool; 6]>(),
+        three in any::<[bool; 3]>(),
+        text in prop::collection::vec(any::<u8>(), 0..200),
+        is_log in any::<bool>(),
+        has_time in any::<bool>(),
+    ) {
+        let (trace, span, parent) = ([1; 16], [2; 8], [3; 8]);
+        let record = match is_log {
+            true => [
+                if has_time { [vec![0x09], vec![5; 8]].concat() } else { vec![] },
+                attribute(6, three, "input.value", &text),
+                field(9, longer[0], &trace),
+                field(10, longer[1], &span),
+            ],
+            false => [
+                [field(1, longer[0], &trace), field(2, longer[1], &span), field(4, longer[2], &parent)].concat(),
+                [field(5, longer[3], &text), attribute(9, three, "gen_ai.request.model", &text)].concat(),
+                attribute(9, three, "input.value", &text),
+                [varint(15 << 3 | 2, longer[4]), vec![2], if longer[5] { vec![0x18, 2] } else { vec![0x18, 0x82] }].concat(),
+            ],
+        };
+        let record = record.concat();
+        let (_, rows) = shredded(Encoding::Protobuf, b"", &record);
+        let found = row(&rows);
+        prop_assert_eq!((found.trace_id, found.span_id), (Some(trace), Some(span)));
+        prop_assert_eq!(found.parent_span_id, (!is_log).then_some(parent));
+        prop_assert_eq!(found.kind, if is_log { RowKind::Log } else { RowKind::Span });
+        let Stretch::Records(block) = block(Encoding::Protobuf, &[(b"", &record)]) else { unreachable!() };
+        match &decode(&block, &ContentKeys::default()).unwrap().items[0] {
+            Record::Span(read) => {
+                prop_assert_eq!(read.kind, if is_log { RecordKind::Log } else { RecordKind::Span });
+            }
+            // Its name is not UTF-8.
+            Record::Stray(_) => prop_assert!(!is_log && std::str::from_utf8(&text).is_err()),
+            Record::Unrelated => prop_assert!(false, "it has a trace"),
+        }
+    }
+}
+
+#[test]
 fn what_an_abandoned_record_left_is_gone() {
-    // A span with an attribute that is lifted, and then a tag that is not in the shortest form.
+    // A span with an attribute that is lifted, and then a tag without a value.
     let attribute = [&b"\x0a\x0binput.value\x12\x03\x0a\x01x"[..]].concat();
-    let record = [&[0x4a, attribute.len() as u8][..], &attribute, &[0x88, 0x00, 0x01]].concat();
+    let record = [&[0x4a, attribute.len() as u8][..], &attribute, &[0x08]].concat();
     let (_, rows) = shredded(Encoding::Protobuf, b"", &record);
     assert!(rows.rows.iter().all(|row| row.kind == RowKind::Text));
     assert_eq!(rows.refs.len(), rows.rows.len());
@@ -480,4 +565,131 @@ fn a_value_before_its_key_is_still_that_keys() {
     let record = br#"{"attributes":[{"key":"gen_ai.request.model","value":{"intValue":"1"}},{"value":{"stringValue":"chat"},"key":"other"}]}"#;
     let (_, rows) = shredded(Encoding::JsonSpan, b"", record);
     assert_eq!(row(&rows).model, None);
+}
+
+/// Service and tenant of each record of a batch that arrives in pieces of this size; `early` writes what is there after
+/// each stretch, as a batch that is too large is.
+fn resources(batch: &[u8], piece: usize, early: bool) -> Vec<(Option<String>, Option<String>)> {
+    let (nodes, mut written, mut rows) = (InMemory::default(), Rows::default(), Rows::default());
+    // All of them are cut before the first is lifted, so an early one is lifted as soon as it is cut.
+    let pieces: Vec<_> = batch.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let stretches = gaps(stream::iter(pieces), FrameLimits::default(), DocumentTally::default(), Problem::default());
+    block_on(stretches.try_for_each(|stretch| {
+        rows.append(&rows_of(&stretch, &ContentKeys::default(), &nodes));
+        rows.name_resources();
+        if early {
+            written.append(&Rows { elements: vec![], ..std::mem::take(&mut rows) });
+        }
+        std::future::ready(Ok(()))
+    }))
+    .unwrap();
+    written.append(&rows);
+    let text = |id: Option<u32>| id.map(|id| String::from_utf8(written.texts.get(id).to_vec()).unwrap());
+    let records = written.rows.iter().filter(|row| matches!(row.kind, RowKind::Span | RowKind::Log));
+    records.map(|row| (text(row.service), text(row.tenant))).collect()
+}
+
+/// A resource in protobuf.
+fn resource(attributes: &[(&str, &str)]) -> Vec<u8> {
+    let attributes = attributes.iter().map(|(key, text)| attribute(1, [false; 3], key, text.as_bytes()));
+    field(1, false, &attributes.collect::<Vec<_>>().concat())
+}
+
+/// So many spans in a scope.
+fn scope(spans: usize) -> Vec<u8> {
+    let span = field(2, false, &[field(1, false, &[7; 16]), field(2, false, &[8; 8])].concat());
+    field(2, false, &span.repeat(spans))
+}
+
+fn named(service: &str, tenant: &str) -> (Option<String>, Option<String>) {
+    (Some(service.into()), Some(tenant.into()))
+}
+
+#[test]
+fn a_records_service_and_tenant_are_those_of_its_own_resource_wherever_that_stands() {
+    let (a, b) = ([("service.name", "a"), ("tenant.id", "A")], [("service.name", "b"), ("tenant", "B")]);
+    let before = |resource: &[u8]| field(1, false, &[resource, &scope(2)].concat());
+    let behind = |resource: &[u8]| field(1, false, &[&scope(2), resource].concat());
+    let between = |resource: &[u8]| field(1, false, &[&scope(1), resource, &scope(1)].concat());
+    let (a, b, none) = (resource(&a), resource(&b), resource(&[("other", "service.name")]));
+    let only_service = resource(&[("service.name", "c")]);
+    let batch = [before(&a), behind(&b), between(&a), before(&none), behind(&only_service), before(&b), behind(b"")];
+    let twice = |resource: (Option<String>, Option<String>)| [resource.clone(), resource];
+    let expected = [
+        twice(named("a", "A")),
+        twice(named("b", "B")),
+        twice(named("a", "A")),
+        twice((None, None)),
+        twice((Some("c".into()), None)),
+        twice(named("b", "B")),
+        twice((None, None)),
+    ]
+    .concat();
+    for piece in [usize::MAX, 7, 1] {
+        assert_eq!(resources(&batch.concat(), piece, false), expected, "pieces of {piece}");
+    }
+}
+
+#[test]
+fn in_json_a_resource_may_stand_behind_its_records_too() {
+    let resource = |name: &str| {
+        format!(
+            r#""resource":{{"attributes":[{{"key":"service.name","value":{{"stringValue":"{name}"}}}},{{"value":{{"stringValue":"{name}2"}},"key":"tenant_id"}}]}}"#
+        )
+    };
+    let spans = r#""scopeSpans":[{"spans":[{"name":"n"}]},{"spans":[{"name":"m"}]}]"#;
+    let behind = format!("{{{spans},{}}}", resource("a"));
+    let before = format!("{{{}, {spans}}}", resource("b"));
+    let logs = format!(r#"{{"scopeLogs":[{{"logRecords":[{{}}]}}],{}}}"#, resource("c"));
+    let batch = format!(
+        r#"{{"resourceSpans":[{behind},{before},{{{spans}}},{{"resource":null,{spans}}}],"resourceLogs":[{logs}]}}"#
+    );
+    let expected =
+        [vec![named("a", "a2"); 2], vec![named("b", "b2"); 2], vec![(None, None); 4], vec![named("c", "c2")]];
+    for piece in [usize::MAX, 7] {
+        assert_eq!(resources(batch.as_bytes(), piece, false), expected.concat(), "pieces of {piece}");
+    }
+}
+
+#[test]
+fn a_record_that_is_written_before_its_resource_is_known_has_none_rather_than_anothers() {
+    let element = |name: &str, spans: usize| {
+        field(1, false, &[scope(spans), resource(&[("service.name", name), ("tenant.id", name)])].concat())
+    };
+    let found = resources(&[element("a", 1), element("b", 9000)].concat(), 1000, true);
+    let (none, a, b) = ((None, None), named("a", "a"), named("b", "b"));
+    assert_eq!(found.len(), 9001);
+    assert_eq!(found[0], a);
+    assert!(found[1..].iter().all(|found| *found == none || *found == b), "another's");
+    assert_eq!((&found[1], &found[9000]), (&none, &b));
+    // Nor has one whose batch is cut off before its resource.
+    let cut = element("a", 1);
+    assert_eq!(resources(&cut[..cut.len() - 1], 1000, false), [none]);
+}
+
+#[test]
+fn records_behind_one_that_is_too_long_are_records() {
+    let json = |name: &str| format!(r#"{{"name":"{name}","links":[{{"a":"\\\"]}}"}}]}}"#);
+    let long = json(&"[{long\\\\".repeat(2000));
+    let json =
+        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{}, {long} ,{}]}}]}}]}}"#, json("a"), json("b"));
+    let place = json.find(&long).unwrap();
+    let span = |name: &[u8]| field(2, false, &field(5, false, name));
+    let spans = [span(b"a"), span(&[b'x'; 7000]), span(b"b")].concat();
+    let protobuf = field(1, false, &field(2, false, &spans));
+    for (batch, place) in [(json.into_bytes(), place), (protobuf, 11)] {
+        for piece in [usize::MAX, 1000, 17, 1] {
+            nothing_is_lost(&batch, piece, SMALL);
+            let (stretches, problem) = cut_up(&batch, piece, SMALL);
+            let nodes = InMemory::default();
+            let rows: Vec<_> =
+                stretches.iter().map(|stretch| rows_of(stretch, &ContentKeys::default(), &nodes)).collect();
+            let names = rows
+                .iter()
+                .flat_map(|rows| rows.rows.iter().filter_map(|row| row.name).map(|id| rows.texts.get(id).to_vec()));
+            assert_eq!(names.collect::<Vec<_>>(), [b"a", b"b"], "pieces of {piece}");
+            let problem = problem.unwrap();
+            assert!(problem.starts_with(&format!("parse, byte {place}: a value of more than 3000 bytes")), "{problem}");
+        }
+    }
 }

@@ -113,8 +113,9 @@ impl<'b, 'n, N: Nodes> Builder<'b, 'n, N> {
         }
     }
 
-    pub(super) fn set_text(&mut self, column: Column, text: &[u8]) {
-        let id = Some(self.rows.texts.id(text));
+    /// Columns of text are strings to other engines, so they take nothing but UTF-8.
+    pub(super) fn set_text(&mut self, column: Column, text: &str) {
+        let id = Some(self.rows.texts.id(text.as_bytes()));
         match column {
             Column::Model => self.row.model = id,
             Column::Provider => self.row.provider = id,

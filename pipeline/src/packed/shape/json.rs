@@ -212,7 +212,10 @@ impl<'r> Shredder<'r> {
             }
             (1, b"traceId" | b"spanId" | b"parentSpanId") if literal.is_empty() => return false,
             (1, field) if field.ends_with(b"UnixNano") => self.time(field, literal, to),
-            (1, b"name") if to.row.name.is_none() && habits.has_any(Habits::only(Habit::Json)) => {
+            (1, b"name")
+                if to.row.name.is_none()
+                    && let Some(text) = column_text(text, habits) =>
+            {
                 to.set_text(Column::Name, text);
                 to.column(Column::Name);
             }
@@ -228,7 +231,7 @@ impl<'r> Shredder<'r> {
         if self.is_label_top
             && let Some(column @ (Column::Model | Column::Provider)) = to.attribute_column(self.label)
             && literal.len() < 4 * LEAST
-            && habits.has_any(Habits::only(Habit::Json))
+            && let Some(text) = column_text(text, habits)
         {
             to.set_text(column, text);
             return to.column(column);
@@ -253,6 +256,11 @@ impl<'r> Shredder<'r> {
 
 fn is_content<N: Nodes>(label: &[u8], to: &Builder<'_, '_, N>) -> bool {
     std::str::from_utf8(label).is_ok_and(|label| to.keys.attribute(label))
+}
+
+/// A text that a column can have: UTF-8 (a lone surrogate is not), and written in the one way in which we write it.
+fn column_text(text: &[u8], habits: Habits) -> Option<&str> {
+    std::str::from_utf8(text).ok().filter(|_| habits.has_any(Habits::only(Habit::Json)))
 }
 
 /// A number that is written in the one way in which we write it.

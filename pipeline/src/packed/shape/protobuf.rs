@@ -1,15 +1,16 @@
 //! Taking a protobuf record apart (opentelemetry-proto, `trace/v1`, `logs/v1`, `common/v1`), and the protobuf of columns.
 //!
 //! A string is a literal without escapes behind its length. The lengths of the messages that hold it follow from what
-//! is in them, so only what is written in the shortest form can be taken apart.
+//! is in them, if they are written in the shortest form, as encoders do; others are values without a column.
 
 use super::builder::Builder;
 use super::{Broken, Column, Op};
+use crate::otlp::{RecordKind, varint};
 use crate::packed::lift::{LEAST, Nodes};
 use crate::packed::node::Kind;
 use crate::packed::row::{RowKind, Values};
 
-/// Takes a record apart. False: it is not written as every encoder writes it, and nothing was added.
+/// Takes a record apart. False: it is not protobuf, and nothing was added.
 pub fn shred<N: Nodes>(gap: &[u8], record: &[u8], mut builder: Builder<'_, '_, N>) -> bool {
     let mut length = Vec::with_capacity(10);
     push_varint(record.len() as u64, &mut length);
@@ -23,7 +24,7 @@ pub fn shred<N: Nodes>(gap: &[u8], record: &[u8], mut builder: Builder<'_, '_, N
         }
         None => builder.gap(gap),
     }
-    let is_log = fields(record).flatten().any(|field| matches!((field.number, field.wire), (1 | 11, Wire::I64)));
+    let is_log = crate::otlp::protobuf_kind(record) == Some(RecordKind::Log);
     let message = if is_log { Message::Log } else { Message::Span };
     builder.row.kind = if is_log { RowKind::Log } else { RowKind::Span };
     let mut shredder = Shredder { label: b"", is_label_top: false, in_body: false };
@@ -61,7 +62,14 @@ struct Field<'a> {
     value: &'a [u8],
 }
 
-/// The fields of a message; `None` in place of one that is broken or not in the shortest form, and nothing after it.
+impl Field<'_> {
+    /// True if its length is written in the shortest form: it follows from the value.
+    fn has_short_length(&self) -> bool {
+        self.wire == Wire::Len && is_shortest(self.length)
+    }
+}
+
+/// The fields of a message; `None` in place of one that is broken, and nothing after it.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<Field<'_>>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -91,19 +99,9 @@ fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
     Some((Field { number: u32::try_from(tag >> 3).ok()?, wire, tag: head, length, value }, rest))
 }
 
-/// A varint in its shortest form, and its size.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0;
-    for (n, &byte) in bytes.iter().take(10).enumerate() {
-        if n == 9 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f) << (7 * n);
-        if byte < 0x80 {
-            return (byte != 0 || n == 0).then_some((value, n + 1));
-        }
-    }
-    None
+/// True if a varint is written in its shortest form.
+fn is_shortest(varint: &[u8]) -> bool {
+    varint.len() == 1 || varint.last() != Some(&0)
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -146,10 +144,17 @@ impl<'r> Shredder<'r> {
             to.text(field.tag);
             match inner(message, &field) {
                 Some(inner) if depth < DEPTH => {
-                    to.op(Op::Open);
+                    let follows = field.has_short_length();
+                    if follows {
+                        to.op(Op::Open);
+                    } else {
+                        to.rest(field.length);
+                    }
                     self.in_body = if depth == 0 { message == Message::Log && field.number == 5 } else { self.in_body };
                     self.message(inner, field.value, depth + 1, to)?;
-                    to.op(Op::Close);
+                    if follows {
+                        to.op(Op::Close);
+                    }
                 }
                 _ => self.value(message, &field, to),
             }
@@ -174,7 +179,7 @@ impl<'r> Shredder<'r> {
                 to.text(field.length);
                 to.text(field.value);
             }
-            (_, _, Wire::Len) if field.value.len() >= LEAST => to.reference(None, field.value),
+            (_, _, Wire::Len) if field.value.len() >= LEAST => self.reference(field, to),
             _ => {
                 to.text(field.length);
                 to.text(field.value);
@@ -189,7 +194,8 @@ impl<'r> Shredder<'r> {
                 self.text_column(column.unwrap_or(Column::Model), field, to);
             }
             (3, Wire::Varint, Some(column @ (Column::InputTokens | Column::OutputTokens)))
-                if let Some((number, _)) = varint(field.value) =>
+                if is_shortest(field.value)
+                    && let Some((number, _)) = varint(field.value) =>
             {
                 to.set_integer(column, number as i64);
                 to.column(column);
@@ -209,12 +215,8 @@ impl<'r> Shredder<'r> {
                     to.count_content(field.value);
                 }
                 match is_content || field.value.len() >= LEAST {
-                    true => to.reference(None, field.value),
-                    false => {
-                        let mut value = field.length.to_vec();
-                        value.extend_from_slice(field.value);
-                        to.rest(&value);
-                    }
+                    true => self.reference(field, to),
+                    false => to.rest(&[field.length, field.value].concat()),
                 }
             }
             (_, Wire::Len, _) => {
@@ -239,12 +241,22 @@ impl<'r> Shredder<'r> {
     }
 
     fn text_column<N: Nodes>(&mut self, column: Column, field: &Field<'_>, to: &mut Builder<'_, '_, N>) {
-        if to.is_free(column) && std::str::from_utf8(field.value).is_ok() {
-            to.set_text(column, field.value);
-            to.column(column);
-        } else {
-            to.text(field.length);
-            to.text(field.value);
+        match std::str::from_utf8(field.value) {
+            Ok(text) if to.is_free(column) && field.has_short_length() => {
+                to.set_text(column, text);
+                to.column(column);
+            }
+            _ => {
+                to.text(field.length);
+                to.text(field.value);
+            }
+        }
+    }
+
+    fn reference<N: Nodes>(&mut self, field: &Field<'_>, to: &mut Builder<'_, '_, N>) {
+        match field.has_short_length() {
+            true => to.reference(None, field.value),
+            false => to.rest(&[field.length, field.value].concat()),
         }
     }
 
@@ -268,7 +280,8 @@ fn inner(message: Message, field: &Field<'_>) -> Option<Message> {
     Some(match (message, field.number) {
         (Message::Span, 9) | (Message::Log, 6) | (Message::Event, 3) => Message::KeyValue,
         (Message::Span, 11) => Message::Event,
-        (Message::Span, 15) => Message::Status,
+        // The parser of the loose layout does not look into it.
+        (Message::Span, 15) if fields(field.value).all(|field| field.is_some()) => Message::Status,
         (Message::Log, 5) | (Message::KeyValue, 2) => Message::AnyValue,
         (Message::AnyValue, 5) => Message::List(&Message::AnyValue),
         (Message::AnyValue, 6) => Message::List(&Message::KeyValue),
