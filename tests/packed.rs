@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::otlp::{document, protobuf, span, trace};
+use common::otlp::{document, field, protobuf, span, span_id, trace};
 use common::packed::packed;
 use common::{Place, Ran, gz, run, samples, signal, start, wait_until, zst};
 use std::collections::BTreeSet;
@@ -140,6 +140,74 @@ fn a_trace_is_found_however_its_json_writes_the_id() {
         assert_eq!(place.run("restore", &[&batch]).exits(0).text(), odd);
         place.run("verify", &["--json"]).exits(0);
     }
+}
+
+#[test]
+fn protobuf_that_hardly_anybody_writes_reads_as_it_does_from_a_loose_store() {
+    // Tags and lengths with a byte too many.
+    let longer = |number: u8, bytes: &[u8]| [&[number << 3 | 0x82, 0, bytes.len() as u8 | 0x80, 0], bytes].concat();
+    let ids = [&u128::from(1u8).to_be_bytes()[..], &u64::from(2u8).to_be_bytes()];
+    let attribute = [longer(1, b"input.value"), longer(2, &longer(1, b"said"))].concat();
+    let span = [longer(1, ids[0]), longer(2, ids[1]), longer(5, b"name"), longer(9, &attribute)].concat();
+    // A log record without a time.
+    let attribute = [field(1, b"input.value"), field(2, &field(1, b"logged"))].concat();
+    let log = [field(5, &field(1, b"body")), field(6, &attribute), field(9, ids[0]), field(10, ids[1])].concat();
+    for record in [span, log] {
+        let (packed, loose) = (Place::new(), Place::new());
+        let bytes = field(1, &field(2, &field(2, &record)));
+        let batch = packed.write("batch.binpb", &bytes);
+        pack(&packed, &batch).exits(0);
+        run(loose.command("ingest").arg(&batch)).exits(0);
+        for option in ["--json", "--list", "--quiet"] {
+            let of = |place: &Place| {
+                let ran = place.run("reconstruct", &[option, &trace(1)]).exits(0);
+                assert!(option != "--list" || ran.text().contains(&span_id(2)), "{}", ran.text());
+                ran.stdout
+            };
+            assert_eq!(of(&packed), of(&loose), "{option}");
+        }
+        assert_eq!(packed.run("restore", &[&batch]).exits(0).stdout, bytes);
+        packed.run("verify", &["--json"]).exits(0);
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_does_not_hide_the_others_of_its_trace() {
+    let place = packed();
+    place.ingest_file("good.json", document(&[span(1, 1).input("good")]));
+    let bad = document(&[span(1, 2).with("name", "a~").input("hidden"), span(2, 1).with("name", "a~")]);
+    place.ingest_file("bad.json", bad.bytes().map(|byte| if byte == b'~' { 0xff } else { byte }).collect::<Vec<_>>());
+
+    let ran = place.run("reconstruct", &[trace(1)]).exits(1).says(&["batch bad.json is left out", "not UTF-8"]);
+    assert_eq!(ran.stdout, b"good");
+    assert!(!ran.stderr.contains("hidden"), "{}", ran.stderr);
+    // A link that is cut off.
+    let ids = [field(1, &u128::from(3u8).to_be_bytes()), field(2, &u64::from(9u8).to_be_bytes())].concat();
+    let spans = [field(2, &[&ids[..], &field(13, b"\x0a")].concat()), field(2, &ids)].concat();
+    place.ingest_file("bad.binpb", field(1, &field(2, &spans)));
+    let ran = place.run("reconstruct", &["--otlp", &trace(3)]).exits(1);
+    let ran = ran.says(&["1 record that cannot be read: left out", "bad.binpb"]);
+    assert_eq!(ran.text().matches(&span_id(9)).count(), 1, "{}", ran.text());
+
+    place.run("reconstruct", &[trace(2)]).exits(1).says(&["bad.json", "none of the records of trace", &trace(2)]);
+}
+
+#[test]
+fn spans_behind_one_over_the_limit_are_found() {
+    let place = Place::new();
+    let long = "long ".repeat(1000);
+    let spans = [span(1, 1).input("before"), span(2, 1).input(&long), span(3, 1).input("behind")];
+    let batch = place.write("batch.json", document(&spans));
+    let limit = ["--layout", "packed", "--max-span-bytes", "2000"];
+    run(place.command("ingest").args(limit).arg(&batch))
+        .exits(0)
+        .says(&["a value of more than 2000 bytes", "MAX_SPAN_BYTES"]);
+    assert_eq!(place.content(&trace(1)), b"before");
+    assert_eq!(place.content(&trace(3)), b"behind");
+    place.run("reconstruct", &[trace(2)]).exits(1).says(&["is not in"]);
+    let otlp = place.run("reconstruct", &["--otlp", &trace(3)]).exits(0).json();
+    assert_eq!(otlp["resourceSpans"][0]["scopeSpans"][0]["scope"]["name"], "litellm");
+    assert_eq!(place.run("restore", &[&batch]).exits(0).text(), document(&spans));
 }
 
 #[test]

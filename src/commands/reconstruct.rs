@@ -48,11 +48,19 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
                 done = Done::WithFailures;
             }
             if args.otlp {
-                print_otlp(&packed::otlp::view(&reader, &files, trace).await?)?;
-                return Ok(done);
+                let view = packed::otlp::view(&reader, &files, trace).await?;
+                print_otlp(&view)?;
+                return Ok(if view.left_out > 0 { Done::WithFailures } else { done });
             }
             let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
             let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
+            if trace.left_out > 0 {
+                if trace.index.spans.is_empty() {
+                    let reason = format!("none of the records of trace {} can be read", trace.index.trace_id);
+                    return Err(Failure::Failed(reason));
+                }
+                done = Done::WithFailures;
+            }
             _reader = reader;
             (trace.index, trace.chunks)
         }
@@ -91,6 +99,7 @@ fn print_otlp(view: &View) -> Result<(), Failure> {
         (unknown_fields, "field", "that OTLP JSON has no name for: left out"),
         (repeated, "field", "written more than once: the last one counts"),
         (texts, "text", "that is not UTF-8: what is not became U+FFFD"),
+        (view.left_out, "record", "that cannot be read: left out"),
         (view.alone, "record", "in a batch that is not whole: without resource and scope"),
     ] {
         if count > 0 {

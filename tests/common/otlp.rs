@@ -87,7 +87,8 @@ pub fn protobuf(trace_number: u32, id: u32, text: &str) -> Vec<u8> {
     field(1, &field(2, &field(2, &span.concat())))
 }
 
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+/// A field of protobuf.
+pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
     let mut length = bytes.len();
     while length >= 0x80 {

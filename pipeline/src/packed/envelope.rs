@@ -22,6 +22,8 @@ pub struct Elements {
     pub losses: Losses,
     /// Records whose resource and scope could not be told.
     pub alone: u64,
+    /// Records that cannot be read.
+    pub left_out: u64,
 }
 
 /// A record of the trace.
@@ -204,7 +206,7 @@ impl ProtobufEnvelope {
     /// The records in JSON, with all that stands around them.
     ///
     /// # Errors
-    /// If a record or what stands around it is broken.
+    /// If what stands around the records is broken.
     pub fn elements(self) -> Result<Elements> {
         let is_log = self.holes.iter().find_map(|hole| hole.record.as_ref()).is_some_and(|record| record.is_log);
         let mut walk = Walk {
@@ -214,12 +216,13 @@ impl ProtobufEnvelope {
             holes: self.holes.iter(),
             names: if is_log { ["scopeLogs", "logRecords"] } else { ["scopeSpans", "spans"] },
             losses: Losses::default(),
+            left_out: 0,
         };
         let mut elements = Vec::new();
         let (mut own, end) = (Vec::new(), u64::MAX);
         walk.message(0, end, &mut own, &mut elements)?;
         let (spans, logs) = if is_log { (vec![], elements) } else { (elements, vec![]) };
-        Ok(Elements { spans, logs, losses: walk.losses, alone: 0 })
+        Ok(Elements { spans, logs, losses: walk.losses, alone: 0, left_out: walk.left_out })
     }
 }
 
@@ -234,6 +237,7 @@ struct Walk<'a> {
     holes: std::slice::Iter<'a, Hole>,
     names: [&'static str; 2],
     losses: Losses,
+    left_out: u64,
 }
 
 impl Walk<'_> {
@@ -255,7 +259,10 @@ impl Walk<'_> {
                         self.holes.next();
                         self.passed += hole.length;
                         if let Some(record) = &hole.record {
-                            held.push(self.json(if record.is_log { &LOG } else { &SPAN }, &record.bytes, None)?);
+                            match self.json(if record.is_log { &LOG } else { &SPAN }, &record.bytes, None) {
+                                Ok(json) => held.push(json),
+                                Err(_) => self.left_out += 1,
+                            }
                         }
                     }
                     // It is kept as text, so it is of no trace.

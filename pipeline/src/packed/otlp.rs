@@ -26,6 +26,8 @@ pub struct View {
     pub losses: Losses,
     /// Records whose resource and scope could not be told, because their batch is broken.
     pub alone: u64,
+    /// Records that came as protobuf and cannot be read.
+    pub left_out: u64,
     /// The batches that the records are from.
     pub sources: Vec<String>,
 }
@@ -54,6 +56,7 @@ pub async fn view(reader: &Arc<Reader>, files: &Files, trace: TraceId) -> Result
             logs.append(&mut elements.logs);
             view.losses += elements.losses;
             view.alone += elements.alone;
+            view.left_out += elements.left_out;
             view.sources.push(batch.source);
         }
     }
@@ -158,7 +161,9 @@ async fn part(groups: &mut Groups<'_>, source: &[u8], group: usize, trace: Trace
                 let elements = match envelope {
                     Some(Envelope::Json(json)) => json.elements(),
                     Some(Envelope::Protobuf(protobuf)) => protobuf.elements().map_err(|e| {
-                        groups.file.corrupt(format!("batch {name}: a record that is not what it was: {e}"))
+                        groups
+                            .file
+                            .corrupt(format!("batch {name}: what stands around its records is not what it was: {e}"))
                     })?,
                     None => Elements::default(),
                 };

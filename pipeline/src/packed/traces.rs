@@ -24,6 +24,8 @@ pub struct Trace {
     pub index: TraceIndex,
     /// The chunks that it names.
     pub chunks: ByHash<Bytes>,
+    /// Records that could not be read: each was told of.
+    pub left_out: u64,
 }
 
 /// A record of a trace as it stands in its batch.
@@ -102,7 +104,12 @@ fn source_of(rows: &Rows<u64>, at: usize) -> String {
 
 fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Separator) -> Result<Trace> {
     let mut index: Option<TraceIndex> = None;
-    let mut chunks = ByHash::default();
+    let (mut chunks, mut left_out) = (ByHash::default(), 0);
+    let mut leave_out = |record: &RawRow, reason: &str| {
+        let source = &record.source;
+        tracing::warn!("a record of batch {source} is left out: {reason}; gravity restore gives it");
+        left_out += 1;
+    };
     for record in &records {
         let frame = Frame {
             offset: 0,
@@ -111,15 +118,21 @@ fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Se
             gap: Bytes::new(),
             element: Element::default(),
         };
-        let block = decode(&FrameBlock { number: 0, frames: vec![frame] }, keys)?;
+        // Its batch would have been refused on loose; here it is one of a trace whose other records are good.
+        let block = match decode(&FrameBlock { number: 0, frames: vec![frame] }, keys) {
+            Ok(block) => block,
+            Err(e) => {
+                leave_out(record, &e.to_string());
+                continue;
+            }
+        };
         let hashed = hash_block(split_block(block, separator));
         chunks.extend(hashed.chunks);
         for record_read in hashed.records.items {
             let span = match record_read {
                 Record::Span(span) => span,
                 Record::Stray(Stray { reason, .. }) => {
-                    let source = &record.source;
-                    tracing::warn!("a record of batch {source} is left out: {reason}; gravity restore gives it");
+                    leave_out(record, &reason);
                     continue;
                 }
                 Record::Unrelated => continue,
@@ -133,5 +146,5 @@ fn read(trace: TraceId, records: Vec<RawRow>, keys: &ContentKeys, separator: &Se
         }
     }
     let index = index.unwrap_or_else(|| TraceIndex::new(trace, separator.clone(), vec![]));
-    Ok(Trace { index, chunks })
+    Ok(Trace { index, chunks, left_out })
 }
