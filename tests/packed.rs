@@ -288,6 +288,49 @@ fn a_raw_file_is_deleted_only_when_asked_and_only_from_a_packed_store() {
 }
 
 #[test]
+fn a_raw_file_that_was_overwritten_while_its_flush_was_waited_for_stays() {
+    let place = Place::new();
+    let raw = "data/raw-spans/dt=2025-10-31/hour=11/batch-1.json";
+    let path = place.write(raw, document(&[span(1, 1).input("the first")]));
+    let mut command = place.command("worker");
+    command.args([
+        "--layout",
+        "packed",
+        "--delete-raw",
+        "verified",
+        "--flush-interval",
+        "1h",
+        "--poll-interval",
+        "50ms",
+    ]);
+    let child = start(&mut command);
+    wait_until("the worker starts", || place.data().join("gravity.json").exists());
+    // It has lifted the batch, and waits for others.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let other = document(&[span(1, 1).input("something")]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), other.len() as u64);
+    place.write(raw, &other);
+    signal(&child, "TERM");
+    common::finish(child).exits(0).says(&["committed=1", "replaced since it was read"]);
+    assert_eq!(fs::read(&path).unwrap(), other.as_bytes());
+    assert_eq!(place.content(&trace(1)), b"the first");
+}
+
+#[test]
+fn a_raw_file_that_was_stored_before_deleting_was_asked_for_goes() {
+    let place = Place::new();
+    let path = place.write(
+        "data/raw-spans/dt=2025-10-31/hour=11/batch-1.json.gz",
+        gz(&document(&[span(1, 1).input("kept")]).into_bytes()),
+    );
+    run(place.command("worker").args(["--once", "--layout", "packed"])).exits(0).says(&["committed=1"]);
+    assert!(path.exists());
+    run(place.command("worker").args(["--once", "--delete-raw", "verified"])).exits(0).says(&["committed=0"]);
+    assert!(!path.exists());
+    assert_eq!(place.content(&trace(1)), b"kept");
+}
+
+#[test]
 fn a_damaged_file_of_nodes_is_an_error_with_its_name_and_not_output() {
     let place = Place::new();
     let batch = place.write("batch.json", document(&[span(1, 1).input(&"damaged ".repeat(100))]));

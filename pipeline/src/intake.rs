@@ -21,6 +21,8 @@ pub struct Intake {
     store: Arc<dyn Store>,
     paths: Paths,
     ledger: Done,
+    /// A full pass gives batches that are done, too.
+    and_done: bool,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -40,13 +42,18 @@ const GROUP: usize = 1000;
 impl Intake {
     /// An intake that has seen nothing: its first pass should be a full one.
     pub fn new(store: Arc<dyn Store>, paths: Paths, ledger: Done) -> Self {
-        Self { store, paths, ledger, seen: Arc::default() }
+        Self { store, paths, ledger, and_done: false, seen: Arc::default() }
+    }
+
+    /// The same, but a full pass gives batches that are done, too: their raw files are to go.
+    pub fn with_done(self, and_done: bool) -> Self {
+        Self { and_done, ..self }
     }
 
     /// Every batch that is not in the ledger.
     pub fn full_pass(&self) -> BoxStream<'static, Result<Meta>> {
         let prefix = format!("{}/", self.paths.raw_spans);
-        self.not_in_ledger(self.store.list(&prefix, None).map_err(Into::into)).boxed()
+        self.found(self.store.list(&prefix, None).map_err(Into::into), self.and_done).boxed()
     }
 
     /// The batches of the newest folders that are not in the ledger.
@@ -60,7 +67,7 @@ impl Intake {
         let listed = stream::iter(ranges)
             .map(move |(stem, after)| store.list(&stem, Some(&after)).map_err(Into::into))
             .flatten();
-        self.not_in_ledger(listed).boxed()
+        self.found(listed, false).boxed()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -68,9 +75,9 @@ impl Intake {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out what the ledger has, group by group. A listing may be wrong in order (see `ARCHITECTURE.md` on
+    /// Takes out what the ledger has, unless that is wanted too, group by group. A listing may be wrong in order (see `ARCHITECTURE.md` on
     /// SeaweedFS); then a batch that is done may pass, and whoever processes it looks into the ledger once more.
-    fn not_in_ledger<S>(&self, listed: S) -> impl Stream<Item = Result<Meta>> + Send + 'static
+    fn found<S>(&self, listed: S, and_done: bool) -> impl Stream<Item = Result<Meta>> + Send + 'static
     where
         S: Stream<Item = Result<Meta>> + Send + 'static,
     {
@@ -81,7 +88,7 @@ impl Intake {
                 async move {
                     intake.seen().remember(&group);
                     let done = intake.done(&group).await?;
-                    let new = group.into_iter().filter(move |raw| !done.contains(raw.key.as_str()));
+                    let new = group.into_iter().filter(move |raw| and_done || !done.contains(raw.key.as_str()));
                     Ok(stream::iter(new.map(Ok)))
                 }
             })

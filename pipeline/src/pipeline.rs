@@ -12,6 +12,7 @@ use crate::otlp::{FrameLimits, ParseSettings, parse};
 use crate::packed::archive::{Archive, ArchiveSettings};
 use crate::packed::done::DoneBatches;
 use crate::packed::packer::{FlushSettings, InWork, Names, SystemNames};
+use crate::packed::prove::{Prover, Stored};
 use crate::split::{Separator, split};
 use crate::stages::ahead;
 use crate::store::Store;
@@ -100,7 +101,7 @@ pub struct Pipeline {
 /// What is particular to a layout.
 enum Sink {
     Loose { blobs: Arc<Blobs>, indexer: Indexer },
-    Packed { archive: Arc<Archive>, done: Arc<DoneBatches> },
+    Packed { archive: Arc<Archive>, done: Arc<DoneBatches>, prover: Prover },
 }
 
 impl Pipeline {
@@ -133,7 +134,8 @@ impl Pipeline {
         };
         let archive = Arc::new(Archive::new(store.clone(), archive_settings));
         archive.warm_up().await;
-        Sink::Packed { archive, done: DoneBatches::new(store.clone()) }
+        let prover = Prover::new(store.clone(), settings.decompress);
+        Sink::Packed { archive, done: DoneBatches::new(store.clone()), prover }
     }
 
     async fn open_loose(store: &Arc<dyn Store>, settings: &Settings) -> Result<Sink> {
@@ -183,6 +185,17 @@ impl Pipeline {
         }
     }
 
+    /// Compares a raw file with what a packed store has of it.
+    ///
+    /// # Errors
+    /// If the store fails, or is loose: that keeps content, and not what a raw file held.
+    pub async fn compare(&self, batch: &str, raw: BoxStream<'static, Result<Bytes>>) -> Result<Stored> {
+        match &self.sink {
+            Sink::Packed { prover, .. } => prover.compare(batch, raw).await,
+            Sink::Loose { .. } => Err(Error::Config("a loose store does not hold what raw files held".into())),
+        }
+    }
+
     /// Who is told how it goes.
     pub fn observer(&self) -> &Arc<dyn Observer> {
         &self.settings.observer
@@ -192,10 +205,11 @@ impl Pipeline {
     pub fn run(&self, batch: Batch) -> BoxStream<'static, Result<Committed>> {
         let (blobs, indexer) = match &self.sink {
             Sink::Loose { blobs, indexer } => (blobs, indexer),
-            Sink::Packed { archive, done } => {
+            Sink::Packed { archive, done, .. } => {
                 let (archive, done, in_work) = (archive.clone(), done.clone(), archive.begin());
                 let stored = async move {
                     let archived = archive.store_begun(batch, in_work).await?;
+                    archive.read_back(&archived).await.inspect_err(|_| done.note_broken(&archived.source))?;
                     done.note(&archived.source);
                     Ok(Committed::Batch(archived.report()))
                 };

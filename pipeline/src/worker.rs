@@ -5,6 +5,7 @@ use crate::index::{BatchKey, BatchReport, Committed};
 use crate::intake::Intake;
 use crate::loose::Paths;
 use crate::observe::signed;
+use crate::packed::prove::Stored;
 use crate::pipeline::{Batch, Pipeline};
 use crate::quarantine;
 use crate::queue::QueueIntake;
@@ -112,6 +113,8 @@ struct Memory {
     named_again: HashSet<Key>,
     /// Batches in quarantine, by what tells their version.
     quarantined: HashMap<Key, Meta>,
+    /// Raw files that are not what is stored of them, by what tells their version: not to be compared again.
+    kept: HashMap<Key, Meta>,
     /// Batches that failed: how often, and when to try again.
     failed: HashMap<Key, (u32, Instant)>,
 }
@@ -218,6 +221,7 @@ impl Worker {
     fn passes(self: &Arc<Self>) -> impl Stream<Item = Meta> + Send + use<> {
         let worker = self.clone();
         let intake = Intake::new(self.store.clone(), self.paths.clone(), self.pipeline.done());
+        let intake = intake.with_done(self.settings.delete_raw);
         let passes = stream::unfold((worker, None::<Instant>, true), move |(worker, last_full, first)| {
             let intake = intake.clone();
             async move {
@@ -297,8 +301,8 @@ impl Worker {
         let key = match candidate {
             Candidate::Listed(raw) => {
                 let waits = memory.failed.get(&raw.key).is_some_and(|(_, again)| Instant::now() < *again);
-                let same = memory.quarantined.get(&raw.key).is_some_and(|known| known == raw);
-                if waits || same {
+                let is_known = |known: Option<&Meta>| known.is_some_and(|known| known == raw);
+                if waits || is_known(memory.quarantined.get(&raw.key)) || is_known(memory.kept.get(&raw.key)) {
                     return false;
                 }
                 &raw.key
@@ -361,7 +365,8 @@ impl Worker {
     }
 
     async fn try_process(&self, raw: &Meta) -> Result<Outcome> {
-        if self.pipeline.done().has(raw.key.as_str()).await? {
+        let is_done = self.pipeline.done().has(raw.key.as_str()).await?;
+        if is_done && (!self.settings.delete_raw || self.delete_done(raw).await?) {
             return Ok(Outcome::Settled(NothingToDo::Stored));
         }
         let quarantined = quarantine::read(&*self.store, &self.paths, raw.key.as_str()).await?;
@@ -385,24 +390,65 @@ impl Worker {
         }
         let report = report.ok_or_else(|| Error::Lost(format!("batch {}: its pipeline ended early", raw.key)))?;
         if self.settings.delete_raw {
-            self.delete_raw(raw).await?;
+            self.delete_raw(raw, &report.entry.raw_blake3).await?;
         }
         Ok(Outcome::Committed(report))
     }
 }
 
+/// Raw files go when what was made of them has been read back, and they are what it was made of.
 impl Worker {
-    /// Deletes a raw file, if it is still the one that was read.
-    async fn delete_raw(&self, raw: &Meta) -> Result<()> {
-        let same = |now: &Meta| now.size == raw.size && (now.etag == raw.etag || raw.etag.is_none());
-        match self.store.head(&raw.key).await? {
-            Some(now) if same(&now) => Ok(self.store.delete(&raw.key).await?),
+    /// Deletes the raw file of a batch that was stored and read back a moment ago. It is read once more: it may have been
+    /// replaced by another of the same size, and not every store has a tag that would tell.
+    async fn delete_raw(&self, raw: &Meta, raw_blake3: &str) -> Result<()> {
+        let Some(mut object) = self.store.get(&raw.key).await? else { return Ok(()) };
+        let mut hasher = blake3::Hasher::new();
+        while let Some(piece) = object.body.try_next().await? {
+            hasher.update(&piece);
+        }
+        match raw_blake3 == hasher.finalize().to_hex().as_str() {
+            true => self.delete_version(&object.meta).await,
+            false => {
+                self.keep(raw, "replaced since it was read: not deleted");
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes the raw file of a batch that was done before, by whomever: one that died before it could, or that was not
+    /// asked to. False if what is stored cannot be restored: then it is to be stored again.
+    async fn delete_done(&self, raw: &Meta) -> Result<bool> {
+        let Some(object) = self.store.get(&raw.key).await? else { return Ok(true) };
+        let read = object.meta;
+        match self.pipeline.compare(raw.key.as_str(), object.body.map_err(Error::from).boxed()).await? {
+            Stored::Same => self.delete_version(&read).await.map(|()| true),
+            Stored::Other => {
+                self.keep(raw, "not what is stored under its name: not deleted, and not stored either");
+                Ok(true)
+            }
+            Stored::Broken(e) => {
+                tracing::error!(batch = %raw.key, "was stored and cannot be restored, and is stored again: {e}");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Deletes an object if it is still the version that was read. It could only be replaced unseen between these two
+    /// requests; the collector never writes a key twice.
+    async fn delete_version(&self, read: &Meta) -> Result<()> {
+        match self.store.head(&read.key).await? {
+            Some(now) if now == *read => Ok(self.store.delete(&read.key).await?),
             Some(_) => {
-                tracing::warn!(batch = %raw.key, "replaced since it was read: not deleted");
+                tracing::warn!(batch = %read.key, "replaced while it was compared: not deleted");
                 Ok(())
             }
             None => Ok(()),
         }
+    }
+
+    fn keep(&self, raw: &Meta, why: &str) {
+        tracing::warn!(batch = %raw.key, "{why}");
+        self.memory().note_kept(raw);
     }
 }
 
@@ -478,6 +524,13 @@ impl Memory {
             self.quarantined.clear();
         }
         self.quarantined.insert(raw.key.clone(), raw.clone());
+    }
+
+    fn note_kept(&mut self, raw: &Meta) {
+        if self.kept.len() >= REMEMBERED {
+            self.kept.clear();
+        }
+        self.kept.insert(raw.key.clone(), raw.clone());
     }
 
     fn note_end(&mut self, key: &Key, outcome: &Outcome, poll_interval: Duration) {

@@ -202,17 +202,21 @@ impl Archive {
         };
         let (lifted, mut archived) = lifted?;
         archived.flush = self.packer.submit(lifted, in_work).await?;
-        if self.settings.read_back {
-            self.read_back(&archived).await?;
-        }
         Ok(archived)
     }
 
-    /// Restores a batch from what is in the store.
+    /// Restores a batch from what is in the store, if that is asked for.
     ///
     /// # Errors
-    /// If what comes back is not what went in.
-    async fn read_back(&self, archived: &Archived) -> Result<()> {
+    /// If what comes back is not what went in. Then nothing that is known is trusted: texts are stored anew.
+    pub async fn read_back(&self, archived: &Archived) -> Result<()> {
+        if !self.settings.read_back {
+            return Ok(());
+        }
+        self.restore(archived).await.inspect_err(|_| self.table.forget())
+    }
+
+    async fn restore(&self, archived: &Archived) -> Result<()> {
         let reader = Reader::new(self.store.clone(), READ_BACK_BYTES);
         for key in &archived.flush.files {
             let Some(file) = reader.open(key).await? else { continue };

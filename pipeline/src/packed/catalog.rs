@@ -135,12 +135,12 @@ impl Catalog {
             .filter(|(key, _)| names.contains(key))
             .map(|(key, file)| (key.clone(), file.clone()))
             .collect();
-        let new: Vec<&Meta> = listed.iter().filter(|meta| !all.contains_key(&meta.key)).collect();
+        let new: Vec<Meta> = listed.iter().filter(|meta| !all.contains_key(&meta.key)).cloned().collect();
         if new.is_empty() && all.len() == before.all.len() {
             return Ok(before);
         }
         let mut opened = stream::iter(new)
-            .map(|meta| async move { (meta.key.clone(), self.reader.open_metadata(meta).await) })
+            .map(|meta: Meta| async move { (meta.key.clone(), self.reader.open_metadata(&meta).await) })
             .buffer_unordered(AT_ONCE);
         while let Some((key, file)) = opened.next().await {
             match file.and_then(|file| file.map(SpansFile::new).transpose()) {

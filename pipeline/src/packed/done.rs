@@ -22,6 +22,8 @@ pub struct DoneBatches {
 #[derive(Default)]
 struct Seen {
     batches: HashSet<[u8; 16]>,
+    /// Batches that were stored and could not be read back: files name them, and they are to be stored again.
+    broken: HashSet<[u8; 16]>,
     files: HashSet<Key>,
 }
 
@@ -43,12 +45,21 @@ impl DoneBatches {
 
     /// True if this batch is known to be stored.
     pub fn has(&self, batch: &str) -> bool {
-        self.seen().batches.contains(&short(batch))
+        let (seen, batch) = (self.seen(), short(batch));
+        seen.batches.contains(&batch) && !seen.broken.contains(&batch)
     }
 
     /// Notes a batch that was stored.
     pub fn note(&self, batch: &str) {
-        self.seen().batches.insert(short(batch));
+        let (mut seen, batch) = (self.seen(), short(batch));
+        seen.broken.remove(&batch);
+        seen.batches.insert(batch);
+    }
+
+    /// Notes a batch that was stored and is not to be trusted: whatever files name it, it is not done until it is
+    /// [noted](Self::note) again.
+    pub fn note_broken(&self, batch: &str) {
+        self.seen().broken.insert(short(batch));
     }
 
     /// Reads the metadata of files that are new. One that is not what Gravity wrote has no batches: what was in it is

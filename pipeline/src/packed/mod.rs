@@ -11,7 +11,8 @@
 //! # The way out
 //! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces,
 //! [`otlp`] and [`envelope`] give them as OTLP JSON.
-//! [`batches`] knows which batch is meant by a key, [`inspect`] counts, [`verify`] proves.
+//! [`batches`] knows which batch is meant by a key, [`inspect`] counts, [`verify`] proves, and [`prove`] tells whether a raw
+//! file is needed no more.
 //!
 //! # In the long run
 //! [`compact`] merges files and drops what several workers stored twice; [`gc`] removes what nobody needs any more.
@@ -34,6 +35,7 @@ pub mod node;
 pub mod node_set;
 pub mod otlp;
 pub mod packer;
+pub mod prove;
 pub mod reader;
 pub mod restore;
 pub mod row;

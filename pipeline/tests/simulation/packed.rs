@@ -109,6 +109,12 @@ pub async fn is_whole(world: &World) -> Result<(), String> {
     if files.batches().count() != world.batches.files().len() {
         return Err("there are batches that were never sent".into());
     }
+    if world.deletes_raw {
+        let left: Vec<_> = world.store.list("raw-spans/", None).try_collect().await.map_err(|e| e.to_string())?;
+        if let Some(raw) = left.first() {
+            return Err(format!("{} is stored, and was not deleted", raw.key));
+        }
+    }
     traces_are_whole(world, &reader, &files).await?;
     let options = verify::Options { sample: Share::ALL, trace: None, since: None };
     let mut errors = Vec::new();
