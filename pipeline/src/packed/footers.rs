@@ -54,6 +54,11 @@ impl Footers {
         }
     }
 
+    /// Forgets the end of an object that is gone.
+    pub(super) fn forget(&self, key: &Key) {
+        let _ = fs::remove_file(self.path(key));
+    }
+
     fn write(&self, key: &Key, end: &Window) -> io::Result<()> {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.folder);

@@ -114,7 +114,8 @@ impl Reader {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a Parquet file; `None` if there is none.
+    /// Opens a Parquet file; `None` if there is none. One whose end is cached may be gone: then reading it is
+    /// [`Error::Gone`].
     pub async fn open(&self, key: &Key) -> Result<Option<File>> {
         if let Some(file) = self.known(key, None) {
             return Ok(Some(file));
@@ -274,6 +275,9 @@ impl Reader {
             // Compacted since it was opened: it is in another file now.
             Err(Error::Gone(key)) => {
                 self.cache().forget_file(&key);
+                if let Some(footers) = &self.footers {
+                    footers.forget(&Key::listed(key));
+                }
                 self.group_in(self.file_of(pack).await?, node).await
             }
             found => found,
