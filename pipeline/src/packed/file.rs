@@ -1,7 +1,7 @@
 //! One Parquet file of a store, of which at least the metadata was read.
 
 use super::SPANS;
-use super::format::{PACKS_KEY, REPLACES_KEY, Window, metadata_of};
+use super::format::{FORMAT, FORMAT_KEY, PACKS_KEY, REPLACES_KEY, Window, metadata_of};
 use super::table::PackNumber;
 use crate::error::{Error, Result};
 use crate::store::Key;
@@ -29,7 +29,21 @@ impl File {
         let columns = if key.as_str().starts_with(SPANS) { SPANS_COLUMNS } else { NODES_COLUMNS };
         let metadata =
             metadata_of(&window, columns).map_err(|reason| Error::Corrupt { key: key.to_string(), reason })?;
-        Ok(Self { key: key.clone(), window, metadata: Arc::new(metadata) })
+        let file = Self { key: key.clone(), window, metadata: Arc::new(metadata) };
+        match file.value(FORMAT_KEY) {
+            None | Some(FORMAT) => Ok(file),
+            Some(other) => {
+                let reason =
+                    format!("it is in format {other:?}, and this program knows {FORMAT} alone: use a newer one");
+                Err(file.corrupt(reason))
+            }
+        }
+    }
+
+    /// A value of the file's own metadata.
+    fn value(&self, name: &str) -> Option<&str> {
+        let pairs = self.metadata.file_metadata().key_value_metadata()?;
+        pairs.iter().find(|pair| pair.key == name)?.value.as_deref()
     }
 
     /// A file whose bytes are in memory.
@@ -42,10 +56,7 @@ impl File {
 
     /// A value of the file's own metadata, a list in JSON; empty if there is none.
     pub fn list<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
-        let pairs = self.metadata.file_metadata().key_value_metadata();
-        let value =
-            pairs.and_then(|pairs| pairs.iter().find(|pair| pair.key == name)).and_then(|pair| pair.value.as_ref());
-        let Some(value) = value else { return Ok(vec![]) };
+        let Some(value) = self.value(name) else { return Ok(vec![]) };
         serde_json::from_str(value).map_err(|e| self.corrupt(format!("metadata {name}: {e}")))
     }
 

@@ -308,6 +308,10 @@ impl Packer {
         'numbers: loop {
             let mut numbers = self.table.numbers();
             if !pack.nodes.is_empty() {
+                if number > PackNumber::LAST {
+                    let reason = "this machine's clock is behind the year 2109, to which numbers of nodes reach: nothing is written";
+                    return Err(Error::Config(reason.into()));
+                }
                 numbers.set(place, number);
             }
             let numbers = Arc::new(numbers);

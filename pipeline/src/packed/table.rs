@@ -5,7 +5,7 @@ use super::node::{Kind, Node, NodeKey};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// A node, as this process names it: which pack, in the order in which this process came to know them, and which of its
@@ -27,6 +27,10 @@ pub const PACK_NODES: u32 = 1 << 21;
 pub struct PackNumber(pub u64);
 
 impl PackNumber {
+    /// The last one whose nodes' numbers are an int64 in Parquet, also where a pack goes into as many files as it can: in
+    /// May 2109.
+    pub const LAST: Self = Self((1 << 42) - 1 - (1 << 11));
+
     /// The stored number of a node of this pack.
     pub fn node(self, row: u32) -> u64 {
         (self.0 << PACK_NODES.trailing_zeros()) + u64::from(row)
@@ -101,7 +105,7 @@ pub struct NodeTable {
     open: Mutex<(u32, Pack)>,
     packs: RwLock<Packs>,
     /// When it last knew nothing.
-    since: Mutex<Instant>,
+    since: Mutex<(Instant, SystemTime)>,
 }
 
 /// What this process knows of all packs.
@@ -142,7 +146,7 @@ impl Numbers {
 
 /// What is known is forgotten so often: a pack that no spans file came to name is garbage, which `gc` collects a day
 /// after it was made, and until then nobody may name it any more.
-const FORGET_AFTER: Duration = Duration::from_secs(12 * 3600);
+pub const FORGET_AFTER: Duration = Duration::from_secs(12 * 3600);
 
 const SHARDS: usize = 16;
 /// Bytes that an entry takes in a table that has just doubled.
@@ -157,7 +161,7 @@ impl NodeTable {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard { entries, ..Shard::default() })).collect(),
             open: Mutex::default(),
             packs: RwLock::new(Packs { states: vec![State::Open], dead: HashSet::new() }),
-            since: Mutex::new(Instant::now()),
+            since: Mutex::new((Instant::now(), SystemTime::now())),
         }
     }
 
@@ -237,10 +241,17 @@ impl NodeTable {
 
     /// Forgets all that it knows, if that is old, and says so; to be called before a batch is lifted.
     pub fn forget_what_is_old(&self) -> bool {
+        self.forget_what_is_old_at(SystemTime::now())
+    }
+
+    /// By the machine's clock, which may be set, and by one that may not, and which stops while the machine sleeps: what
+    /// either says is old is.
+    fn forget_what_is_old_at(&self, now: SystemTime) -> bool {
         let mut since = lock(&self.since);
-        let is_old = since.elapsed() > FORGET_AFTER;
+        let is_old =
+            since.0.elapsed() > FORGET_AFTER || now.duration_since(since.1).is_ok_and(|age| age > FORGET_AFTER);
         if is_old {
-            *since = Instant::now();
+            *since = (Instant::now(), now);
             drop(since);
             self.forget();
         }
@@ -359,6 +370,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_is_forgotten_when_the_machine_slept_for_so_long() {
+        let table = NodeTable::new(1 << 20);
+        let key = NodeKey::of(Kind::Leaf, b"text");
+        table.add(key, Node { kind: Kind::Leaf, text: b"text", refs: &[] });
+        let began = SystemTime::now();
+        assert!(!table.forget_what_is_old_at(began + FORGET_AFTER - Duration::from_secs(60)));
+        assert!(!table.forget_what_is_old_at(began - Duration::from_secs(60)));
+        assert!(table.find(&key).is_some());
+        assert!(table.forget_what_is_old_at(began + FORGET_AFTER + Duration::from_secs(60)));
+        assert!(table.find(&key).is_none());
+        assert!(!table.forget_what_is_old_at(began + FORGET_AFTER + Duration::from_secs(120)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_forgotten_well_before_a_pack_that_nothing_names_is_collected() {

@@ -9,7 +9,7 @@ use gravity_pipeline::packed::archive::{Archive, ArchiveSettings, Archived};
 use gravity_pipeline::packed::catalog::Catalog;
 use gravity_pipeline::packed::format::read_nodes;
 use gravity_pipeline::packed::node::Kind;
-use gravity_pipeline::packed::packer::FlushSettings;
+use gravity_pipeline::packed::packer::{FlushSettings, Names};
 use gravity_pipeline::packed::reader::Reader;
 use gravity_pipeline::packed::restore::restore;
 use gravity_pipeline::pipeline::Batch;
@@ -421,4 +421,35 @@ async fn it_begins_without_what_it_cannot_read() {
     warm.store(batch("b", &document(1, 40))).await.unwrap();
     let listed: Vec<_> = store.list("nodes/", None).try_collect().await.unwrap();
     assert_eq!(listed.len(), 2);
+}
+
+/// A clock that stands.
+#[derive(Debug)]
+struct At(u64);
+
+impl Names for At {
+    fn now(&self) -> u64 {
+        self.0
+    }
+
+    fn random(&self) -> u32 {
+        7
+    }
+}
+
+#[tokio::test]
+async fn a_clock_whose_numbers_do_not_fit_writes_nothing_and_says_so() {
+    let ids = |milliseconds| ArchiveSettings { names: Arc::new(At(milliseconds)), ..ArchiveSettings::default() };
+    for (milliseconds, fits) in [((1 << 42) - 5000, true), ((1 << 42) - 1, false), (1 << 43, false), (1 << 47, false)] {
+        let store = Faulty::new("none/", 0);
+        let stored = archive(&store, ids(milliseconds)).store(batch("a", &document(1, 3))).await;
+        assert_eq!(stored.is_ok(), fits, "{milliseconds}");
+        match stored {
+            Ok(_) => assert_eq!(restored(store).await, [("a".to_owned(), document(1, 3))]),
+            Err(e) => {
+                assert!(e.to_string().contains("2109"), "{e}");
+                assert_eq!(store.list("", None).count().await, 0);
+            }
+        }
+    }
 }
