@@ -9,11 +9,13 @@ use gravity_pipeline::packed::archive::{Archive, ArchiveSettings};
 use gravity_pipeline::packed::catalog::Catalog;
 use gravity_pipeline::packed::compact::{Report, Settings, compact, days};
 use gravity_pipeline::packed::file::packs_of;
+use gravity_pipeline::packed::footers::Footers;
 use gravity_pipeline::packed::gc::{self, Removed, Why, gc};
 use gravity_pipeline::packed::packer::nodes_key;
 use gravity_pipeline::packed::reader::Reader;
 use gravity_pipeline::packed::restore::restore;
 use gravity_pipeline::packed::table::PackNumber;
+use gravity_pipeline::packed::{batches, file::File};
 use gravity_pipeline::pipeline::Batch;
 use gravity_pipeline::store::{Directory, ETag, Error, ErrorKind, Key, Memory, Meta, Object, PutMode, Result, Store};
 use std::collections::{BTreeMap, HashSet};
@@ -178,15 +180,42 @@ async fn compact_all(store: &Arc<dyn Store>) -> gravity_pipeline::Result<Report>
         sum.bytes_after += report.bytes_after;
         sum.duplicate_nodes += report.duplicate_nodes;
         sum.duplicate_batches += report.duplicate_batches;
+        sum.damaged += report.damaged;
     }
     Ok(sum)
 }
 
 async fn collect(store: &Arc<dyn Store>, older_than: Duration) -> Vec<Removed> {
+    let (removed, damaged) = collect_despite(store, older_than).await;
+    assert_eq!(damaged, 0);
+    removed
+}
+
+/// What was removed, and how many files could not be read or proved.
+async fn collect_despite(store: &Arc<dyn Store>, older_than: Duration) -> (Vec<Removed>, u64) {
     let mut removed = Vec::new();
     let settings = gc::Settings { older_than, dry_run: false };
-    gc(store.clone(), settings, &CancellationToken::new(), &mut |it| removed.push(it)).await.unwrap();
-    removed
+    let damaged = gc(store.clone(), settings, &CancellationToken::new(), &mut |it| removed.push(it)).await.unwrap();
+    (removed, damaged)
+}
+
+/// What `gravity restore` gives.
+async fn newest(store: &Arc<dyn Store>, key: &str) -> Vec<u8> {
+    newest_by(&Reader::new(store.clone(), 1 << 20), key).await.unwrap()
+}
+
+async fn newest_by(reader: &Arc<Reader>, key: &str) -> gravity_pipeline::Result<Vec<u8>> {
+    let files = Catalog::new(reader.clone()).readable().await?.0;
+    let pieces: Vec<Bytes> = batches::open(reader, &files, key).await?.try_collect().await?;
+    Ok(pieces.concat())
+}
+
+async fn overwrite(store: &Arc<dyn Store>, name: &str, bytes: Vec<u8>) {
+    store.put(&Key::new(name).unwrap(), bytes.into(), PutMode::Always).await.unwrap();
+}
+
+async fn bytes_of(store: &Arc<dyn Store>, name: &str) -> Vec<u8> {
+    store.read(&Key::new(name).unwrap()).await.unwrap().unwrap().0.to_vec()
 }
 
 async fn names(store: &Arc<dyn Store>, folder: &str) -> Vec<String> {
@@ -506,5 +535,184 @@ async fn random_histories_lose_nothing() {
             check_anew(&store, &archived).await;
         }
         assert!(!history.is_empty());
+    }
+}
+
+/// A pause, so that files of the next flush have later names.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_versions_of_a_batch_the_newer_one_is_restored_before_and_after_compaction() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let (first, second, shared) = (batch(1, 2), batch(1, 3), batch(2, 2));
+    let worker = Archive::new(
+        store.clone(),
+        ArchiveSettings {
+            flush: gravity_pipeline::packed::packer::FlushSettings { bytes: u64::MAX, interval: None },
+            ..ArchiveSettings::default()
+        },
+    );
+    // One flush of both: as long as one is in work, the other waits for it.
+    let in_work = worker.begin();
+    let raw = |bytes: &[u8]| {
+        let bytes = Bytes::copy_from_slice(bytes);
+        futures::stream::once(async move { Ok(bytes) }).boxed()
+    };
+    let named = |key: &str, bytes: &[u8]| Batch { key: BatchKey::Named(key.into()), raw: raw(bytes) };
+    let (one, other, ()) = tokio::join!(worker.store(named("K", &first)), worker.store(named("X", &shared)), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(in_work);
+    });
+    assert_eq!(one.unwrap().flush.files, other.unwrap().flush.files, "one flush");
+    pause().await;
+    ingest(&archive(&store), "K", &second).await.unwrap();
+    pause().await;
+    ingest(&archive(&store), "X", &shared).await.unwrap();
+
+    let archived = Archived::from([("K".to_owned(), vec![first, second.clone()]), ("X".to_owned(), vec![shared])]);
+    assert!(newest(&store, "K").await == second);
+    for _ in 0..2 {
+        compact_all(&store).await.unwrap();
+        assert!(newest(&store, "K").await == second, "after compaction");
+        check_anew(&store, &archived).await;
+        collect(&store, Duration::ZERO).await;
+        assert!(newest(&store, "K").await == second, "after collection");
+        check_anew(&store, &archived).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_stored_again_is_the_newest_after_compaction_too() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    for turns in [2, 3, 2] {
+        ingest(&archive(&store), "K", &batch(1, turns)).await.unwrap();
+        pause().await;
+    }
+    compact_all(&store).await.unwrap();
+    assert!(newest(&store, "K").await == batch(1, 2));
+    collect(&store, Duration::ZERO).await;
+    assert!(newest(&store, "K").await == batch(1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_with_cached_ends_finds_nodes_that_were_compacted_and_collected_since() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let mut dice = Dice(1);
+    // More than a file that is read whole.
+    let text: String =
+        (0..12 << 20).map(|_| char::from(b'!' + (1 + dice.roll(90)) as u8)).filter(|&c| c != '\\').collect();
+    let raw = format!(
+        r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"traceId":"44e0a6b4c1d24f7f9c8e5b7a3d2f1e00","spanId":"1ac2b3d4e5f60718","name":"s","attributes":[{{"key":"input.value","value":{{"stringValue":"{text}"}}}}]}}]}}]}}]}}"#
+    );
+    ingest(&archive(&store), "large", raw.as_bytes()).await.unwrap();
+    let pack = names(&store, "nodes/").await.remove(0);
+    assert!(store.head(&Key::new(&*pack).unwrap()).await.unwrap().unwrap().size > 4 << 20);
+    let cache = tempfile::tempdir().unwrap();
+    let reader = || Reader::with_footers(store.clone(), 1 << 20, Some(Footers::new(cache.path(), "memory:")));
+    assert!(newest_by(&reader(), "large").await.unwrap() == raw.as_bytes());
+    compact_all(&store).await.unwrap();
+    collect(&store, Duration::ZERO).await;
+    assert!(!names(&store, "nodes/").await.contains(&pack));
+    for _ in 0..2 {
+        assert!(newest_by(&reader(), "large").await.unwrap() == raw.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gravity_did_not_name_is_left_alone_and_stops_nothing() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let archived = two_workers(&store).await;
+    let day = days(&*store).await.unwrap().pop_first().unwrap();
+    let foreign = [format!("nodes/dt={day}/foreign.parquet"), format!("spans/dt={day}/foreign.parquet")];
+    for name in &foreign {
+        overwrite(&store, name, b"not Parquet".to_vec()).await;
+    }
+    let report = compact_all(&store).await.unwrap();
+    assert_eq!((report.files_after, report.damaged), (2, 0));
+    assert!(!collect(&store, Duration::ZERO).await.is_empty());
+    assert_eq!(names(&store, "").await.len(), 4);
+    for name in &foreign {
+        assert_eq!(bytes_of(&store, name).await, b"not Parquet");
+    }
+    for (key, documents) in archived {
+        assert!(newest(&store, &key).await == documents[0], "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_stays_and_the_others_are_compacted_and_collected() {
+    for folder in ["spans/", "nodes/"] {
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        ingest(&archive(&store), "damaged", &batch(9, 2)).await.unwrap();
+        let damaged = names(&store, folder).await.remove(0);
+        pause().await;
+        for conversation in 0..3 {
+            ingest(&archive(&store), &format!("c{conversation}"), &batch(conversation, 3)).await.unwrap();
+            pause().await;
+        }
+        overwrite(&store, &damaged, b"damaged".to_vec()).await;
+        let report = compact_all(&store).await.unwrap();
+        // With its nodes a file of spans is lost, too.
+        assert_eq!(report.damaged, if folder == "spans/" { 1 } else { 2 });
+        let (removed, unread) = collect_despite(&store, Duration::ZERO).await;
+        assert_eq!(unread, 1);
+        assert!(removed.iter().all(|removed| removed.why == Why::Replaced), "{removed:?}");
+        assert!(removed.len() >= 6, "{removed:?}");
+        assert_eq!(bytes_of(&store, &damaged).await, b"damaged");
+        for conversation in 0..3 {
+            assert!(newest(&store, &format!("c{conversation}")).await == batch(conversation, 3));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pack_is_an_orphan_as_long_as_a_file_of_spans_cannot_be_read() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    ingest(&archive(&store), "one", &batch(1, 2)).await.unwrap();
+    let spans = names(&store, "spans/").await.remove(0);
+    let whole = bytes_of(&store, &spans).await;
+    overwrite(&store, &spans, whole[..whole.len() - 9].to_vec()).await;
+    let (removed, damaged) = collect_despite(&store, Duration::ZERO).await;
+    assert_eq!((removed, damaged), (vec![], 1));
+    // Whoever has a copy puts it back.
+    overwrite(&store, &spans, whole).await;
+    assert!(newest(&store, "one").await == batch(1, 2));
+    assert_eq!(collect(&store, Duration::ZERO).await, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_file_of_spans_stays_when_what_stands_for_it_does_not_restore() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let archived = two_workers(&store).await;
+    let before = names(&store, "spans/").await;
+    compact_all(&store).await.unwrap();
+    let compacted = names(&store, "spans/").await.into_iter().find(|name| !before.contains(name)).unwrap();
+    let whole = bytes_of(&store, &compacted).await;
+    // Its metadata is as it was.
+    let mut damaged = whole.clone();
+    damaged[4..2000].fill(0);
+    overwrite(&store, &compacted, damaged).await;
+    let (removed, unproved) = collect_despite(&store, Duration::ZERO).await;
+    assert!(unproved > 0);
+    assert!(removed.iter().all(|removed| removed.key.starts_with("nodes/")), "{removed:?}");
+    // Without it, all is there.
+    store.delete(&Key::new(&*compacted).unwrap()).await.unwrap();
+    check_anew(&store, &archived).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_newer_format_is_refused_and_says_so() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    ingest(&archive(&store), "one", &batch(1, 2)).await.unwrap();
+    for folder in ["nodes/", "spans/"] {
+        let name = names(&store, folder).await.remove(0);
+        let mut bytes = bytes_of(&store, &name).await;
+        let at = bytes.windows(14).rposition(|window| window == b"gravity.format").unwrap();
+        let value = at + bytes[at..].iter().position(|&byte| byte == b'1').unwrap();
+        bytes[value] = b'2';
+        let error = File::of_bytes(&Key::new(&*name).unwrap(), bytes.into()).err().unwrap().to_string();
+        assert!(error.contains(r#"format "2""#) && error.contains("newer"), "{error}");
     }
 }

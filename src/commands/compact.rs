@@ -7,6 +7,7 @@ use crate::progress::Progress;
 use crate::say::say;
 use crate::shutdown;
 use crate::units::{bytes, count, counted};
+use gravity_pipeline::Error;
 use gravity_pipeline::loose::{Layout, Marker};
 use gravity_pipeline::packed::compact::{Report, Settings, compact, days};
 use gravity_pipeline::store::Store;
@@ -26,13 +27,25 @@ pub async fn run(args: CompactArgs, quiet: bool) -> Result<Done, Failure> {
     });
     let settings = Settings { dry_run: args.dry_run, ..Settings::default() };
     let progress = Progress::of_objects(quiet);
-    let mut sum = Report::default();
+    let (mut sum, mut failed) = (Report::default(), 0);
     for day in &days {
         if stop.is_cancelled() {
             break;
         }
         let report = compact(store.clone(), day, settings, &stop, &|step| progress.say(step)).await;
-        let report = report.inspect_err(|_| progress.finish())?;
+        let report = match report {
+            Ok(report) => report,
+            // The other days can do without it.
+            Err(e @ Error::Corrupt { .. }) => {
+                progress.aside(|| tracing::error!("{day}: {e}"));
+                failed += 1;
+                continue;
+            }
+            Err(e) => {
+                progress.finish();
+                return Err(e.into());
+            }
+        };
         progress.add(report.files_before);
         add(&mut sum, &report);
         if args.json {
@@ -53,7 +66,7 @@ pub async fn run(args: CompactArgs, quiet: bool) -> Result<Done, Failure> {
     if stop.is_cancelled() {
         return Err(Failure::Failed("interrupted: what was written counts; run it again for the rest".into()));
     }
-    Ok(Done::Well)
+    Ok(if failed + sum.damaged > 0 { Done::WithFailures } else { Done::Well })
 }
 
 /// Ends the command for a store of the other layout, where there is nothing to do.
@@ -74,6 +87,7 @@ fn add(sum: &mut Report, day: &Report) {
     sum.bytes_after += day.bytes_after;
     sum.duplicate_nodes += day.duplicate_nodes;
     sum.duplicate_batches += day.duplicate_batches;
+    sum.damaged += day.damaged;
 }
 
 fn in_words(report: &Report, dry_run: bool) -> String {

@@ -9,6 +9,7 @@ use crate::say::say;
 use crate::shutdown;
 use crate::units::{bytes, counted};
 use gravity_pipeline::packed::gc::{Removed, Settings, Why, gc};
+use gravity_pipeline::packed::table::FORGET_AFTER;
 use std::io::Write;
 
 /// Collects.
@@ -17,6 +18,13 @@ pub async fn run(args: GcArgs, quiet: bool) -> Result<Done, Failure> {
     let OpenStore { store, .. } = args.store.open().await?;
     must_be_packed(&*store, "gc").await?;
     let settings = Settings { older_than: args.older_than, dry_run: args.dry_run };
+    if args.older_than < FORGET_AFTER && !args.dry_run {
+        tracing::warn!(
+            "--older-than below {}: safe only while nobody writes or reads, since a worker may still name what it wrote so \
+             long ago",
+            humantime::format_duration(FORGET_AFTER)
+        );
+    }
     let progress = Progress::of_objects(quiet);
     let (mut files, mut size, mut written) = (0, 0, Ok(()));
     let mut tell = |removed: Removed| {
@@ -31,7 +39,7 @@ pub async fn run(args: GcArgs, quiet: bool) -> Result<Done, Failure> {
     };
     let collected = gc(store.clone(), settings, &stop, &mut tell).await;
     progress.finish();
-    collected?;
+    let damaged = collected?;
     written.map_err(|e| Failure::stdout(&e))?;
     if !quiet && !args.json {
         let did = if args.dry_run { "would be removed" } else { "removed" };
@@ -40,7 +48,7 @@ pub async fn run(args: GcArgs, quiet: bool) -> Result<Done, Failure> {
     if stop.is_cancelled() {
         return Err(Failure::Failed("interrupted: run it again for the rest".into()));
     }
-    Ok(Done::Well)
+    Ok(if damaged > 0 { Done::WithFailures } else { Done::Well })
 }
 
 fn line(removed: &Removed, args: &GcArgs) -> String {

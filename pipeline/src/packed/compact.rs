@@ -9,24 +9,27 @@
 //! be reading them. So it may be given up anywhere and done again, beside workers, readers and other compactions: two of
 //! one day both write all of it, what both hold reads as one, and the next compaction merges it.
 
+mod groups;
 mod merge;
 pub(super) mod nodes;
-mod spans;
+pub(super) mod spans;
 
-use super::file::{File, held_packs};
-use super::format::{BATCHES_KEY, Effort};
-use super::listing::{self, Listed, live};
-use super::packer::now;
+use super::file::{File, covers, held_packs};
+use super::format::{BATCHES_KEY, Effort, PACKS_KEY};
+use super::listing::{self, Listed, Table, live};
+use super::packer::{nodes_key, now};
 use super::reader::Reader;
+use super::table::PackNumber;
 use super::{NODES, SPANS};
 use crate::error::{Error, Result};
 use crate::store::{Key, PutMode, Store};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use groups::{Group, Groups, Versions};
 use nodes::Aliases;
 use serde::Serialize;
 use spans::Contents;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Settings {
     /// How hard to compress.
     pub effort: Effort,
-    /// Decompressed bytes of the files that become one.
+    /// Decompressed bytes of the files that become one, of either table.
     pub file_bytes: u64,
     /// Bytes for nodes in memory while reading.
     pub cache_bytes: usize,
@@ -67,6 +70,8 @@ pub struct Report {
     pub duplicate_nodes: u64,
     /// Batches that stood there more than once.
     pub duplicate_batches: u64,
+    /// Files that cannot be read, or name nodes that cannot: they were left as they are.
+    pub damaged: u64,
 }
 
 impl Report {
@@ -108,8 +113,8 @@ pub async fn compact(
 ) -> Result<Report> {
     let day = Day { reader: Reader::new(store, settings.cache_bytes), day, settings, stop, tell };
     let mut report = Report { day: day.day.to_owned(), ..Report::default() };
-    let duplicates = day.nodes(&mut report).await?;
-    day.spans(duplicates, &mut report).await?;
+    let merged = day.nodes(&mut report).await?;
+    day.spans(merged, &mut report).await?;
     Ok(report)
 }
 
@@ -121,29 +126,46 @@ struct Day<'a> {
     tell: &'a (dyn Fn(String) + Sync),
 }
 
+/// What the nodes of a day came to.
+#[derive(Default)]
+struct MergedNodes {
+    /// The duplicates that were found.
+    aliases: Aliases,
+    /// Files that were merged before, which tell of more.
+    done: Vec<Arc<File>>,
+    /// Files that cannot be read.
+    damaged: Vec<Key>,
+}
+
+impl MergedNodes {
+    /// True if this file of spans names nodes of a file that cannot be read: its batches cannot be proved.
+    fn is_lost_to(&self, spans: &File) -> Result<bool> {
+        let has = |key: &Key, pack| *key == nodes_key(pack) || covers(key, pack);
+        let packs: Vec<u64> = spans.list(PACKS_KEY)?;
+        Ok(packs.into_iter().any(|pack| self.damaged.iter().any(|key| has(key, PackNumber(pack)))))
+    }
+}
+
 impl Day<'_> {
-    async fn files(&self, table: &str) -> Result<Vec<Listed>> {
+    /// The files that count. Those that cannot be read are left out: all others can be compacted.
+    async fn files(&self, table: &str) -> Result<Table> {
         let metas = listing::list(&self.reader, &format!("{table}/dt={}", self.day)).await?;
-        Ok(live(listing::open(&self.reader, metas).await?))
+        let Table { files, damaged } = listing::open(&self.reader, metas).await?;
+        Ok(Table { files: live(files), damaged })
     }
 
-    /// Merges files of nodes. Gives the duplicates found, and the files that were merged before, which tell of more.
-    async fn nodes(&self, report: &mut Report) -> Result<(Aliases, Vec<Arc<File>>)> {
-        let files = self.files(NODES).await?;
+    async fn nodes(&self, report: &mut Report) -> Result<MergedNodes> {
+        let Table { files, damaged } = self.files(NODES).await?;
+        report.damaged += damaged.len() as u64;
         let mut groups = Groups::new(self.settings.file_bytes);
         for listed in files {
             let packs: HashSet<_> = held_packs(&listed.file)?.into_iter().collect();
-            let size = listed.file.metadata.row_groups().iter().map(|group| group.total_byte_size() as u64);
-            let size = size.sum();
-            groups.add(listed, size, packs, |ours, theirs| match ours.is_disjoint(theirs) {
-                true => Relation::None,
-                false => Relation::Overlaps,
-            });
+            groups.add(listed, packs);
         }
-        let (mut all, mut done) = (Aliases::default(), vec![]);
-        for group in groups.0 {
+        let mut merged = MergedNodes { damaged, ..MergedNodes::default() };
+        for group in groups.groups {
             if group.is_done() {
-                done.push(group.files[0].file.clone());
+                merged.done.push(group.files[0].file.clone());
                 continue;
             }
             if self.stop.is_cancelled() {
@@ -153,18 +175,18 @@ impl Day<'_> {
             let (aliases, bytes) = self.merge_nodes(&group).await?;
             report.duplicate_nodes += aliases.len() as u64;
             report.count(&group.files, bytes);
-            all.extend(aliases);
+            merged.aliases.extend(aliases);
         }
-        Ok((all, done))
+        Ok(merged)
     }
 
-    async fn merge_nodes(&self, group: &Group<HashSet<super::table::PackNumber>>) -> Result<(Aliases, u64)> {
+    async fn merge_nodes(&self, group: &Group<HashSet<PackNumber>>) -> Result<(Aliases, u64)> {
         let reader = &*self.reader;
         let files: Vec<Arc<File>> = group.files.iter().map(|listed| listed.file.clone()).collect();
         let aliases = Aliases::find(reader, &files).await?;
-        let packs: BTreeSet<_> = group.holds.iter().flatten().collect();
+        let packs: BTreeSet<_> = group.holds.iter().collect();
         // Every pack's name, since it is looked up by it, and those of the compacted files merged now.
-        let mut replaces: Vec<String> = packs.iter().map(|&&pack| super::packer::nodes_key(pack).to_string()).collect();
+        let mut replaces: Vec<String> = packs.iter().map(|&&pack| nodes_key(pack).to_string()).collect();
         replaces.extend(group.names().filter(|name| !replaces.contains(name)).collect::<Vec<_>>());
         let bytes = nodes::write(reader, &files, &replaces, &aliases, self.settings.effort).await?;
         let (first, last) = (packs.first().map_or(0, |pack| pack.0), packs.last().map_or(0, |pack| pack.0));
@@ -180,31 +202,42 @@ impl Day<'_> {
         Ok((aliases, bytes.len() as u64))
     }
 
-    async fn spans(&self, (mut aliases, done): (Aliases, Vec<Arc<File>>), report: &mut Report) -> Result<()> {
-        let files = self.files(SPANS).await?;
-        let mut groups = Groups::new(self.settings.file_bytes);
+    async fn spans(&self, mut nodes: MergedNodes, report: &mut Report) -> Result<()> {
+        let Table { files, damaged } = self.files(SPANS).await?;
+        report.damaged += damaged.len() as u64;
+        let (mut groups, mut all_contents) = (Groups::new(self.settings.file_bytes), HashMap::new());
         if let [one] = &files[..]
             && one.is_compacted()
         {
             return Ok(());
         }
         for listed in files {
-            let contents = Contents::of(&self.reader, &listed.file).await?;
-            let size = listed.meta.size;
-            groups.add(listed, size, contents, |ours, theirs| match (ours.contradicts(theirs), ours.shares(theirs)) {
-                (true, _) => Relation::Excludes,
-                (false, true) => Relation::Overlaps,
-                (false, false) => Relation::None,
-            });
+            let contents = match Contents::of(&self.reader, &listed.file).await {
+                Ok(contents) if !nodes.is_lost_to(&listed.file)? => contents,
+                Ok(_) => {
+                    tracing::error!("{} names nodes that cannot be read: left as it is", listed.key());
+                    report.damaged += 1;
+                    continue;
+                }
+                Err(e @ Error::Corrupt { .. }) => {
+                    tracing::error!("{e}: left as it is");
+                    report.damaged += 1;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let versions = Versions::of(&contents);
+            all_contents.insert(listed.key().clone(), contents);
+            groups.add(listed, versions);
         }
-        groups.0.retain(|group| !group.is_done());
-        if !groups.0.is_empty() {
-            for file in &done {
+        groups.groups.retain(|group| !group.is_done());
+        if !groups.groups.is_empty() {
+            for file in &nodes.done {
                 self.reader.prefer(file)?;
-                aliases.extend(Aliases::of_file(&self.reader, file).await?);
+                nodes.aliases.extend(Aliases::of_file(&self.reader, file).await?);
             }
         }
-        for group in groups.0 {
+        for group in groups.groups {
             if self.stop.is_cancelled() {
                 break;
             }
@@ -213,8 +246,9 @@ impl Day<'_> {
             let last = group.files.last().map(|file| file_time(file.key())).unwrap_or_default();
             let key = Key::listed(format!("{SPANS}/dt={}/{last}-{:08x}.parquet", self.day, random()));
             let before = group.files.clone();
-            let files: Vec<_> = group.files.into_iter().map(|listed| listed.file).zip(group.holds).collect();
-            let merged = spans::write(&self.reader, &files, &names, &aliases, self.settings.effort).await?;
+            let with_contents = |listed: Listed| Some((all_contents.remove(listed.key())?, listed.file));
+            let files: Vec<_> = group.files.into_iter().filter_map(with_contents).collect();
+            let merged = spans::write(&self.reader, &files, &names, &nodes.aliases, self.settings.effort).await?;
             let file = File::of_bytes(&key, merged.bytes.clone())?;
             check_keys(&before, &file)?;
             spans::prove(&self.reader, &file, &merged.batches).await?;
@@ -266,69 +300,4 @@ fn file_time(key: &Key) -> String {
 fn random() -> u32 {
     // Seeded anew with every call.
     RandomState::new().build_hasher().finish() as u32
-}
-
-/// How what a file holds stands to what another one does.
-enum Relation {
-    None,
-    /// Both hold the same: they become one.
-    Overlaps,
-    /// They must not become one.
-    Excludes,
-}
-
-/// Files that become one, and what each holds.
-struct Group<H> {
-    files: Vec<Listed>,
-    holds: Vec<H>,
-    bytes: u64,
-    is_open: bool,
-}
-
-impl<H> Group<H> {
-    /// True if it is one file that was compacted.
-    fn is_done(&self) -> bool {
-        matches!(&self.files[..], [one] if one.is_compacted())
-    }
-
-    fn names(&self) -> impl Iterator<Item = String> {
-        self.files.iter().map(|file| file.key().to_string())
-    }
-}
-
-/// Files in the order of their names, shared out by size. Whole files: what a new one stands for, it holds alone.
-struct Groups<H>(Vec<Group<H>>, u64);
-
-impl<H> Groups<H> {
-    fn new(most: u64) -> Self {
-        Self(vec![], most)
-    }
-
-    fn add(&mut self, file: Listed, bytes: u64, holds: H, relation: impl Fn(&H, &H) -> Relation) {
-        let Self(groups, most) = self;
-        let mut place = None;
-        for (at, group) in groups.iter().enumerate() {
-            let relations: Vec<Relation> = group.holds.iter().map(|other| relation(other, &holds)).collect();
-            if relations.iter().any(|it| matches!(it, Relation::Excludes)) {
-                continue;
-            }
-            if relations.iter().any(|it| matches!(it, Relation::Overlaps)) {
-                place = Some(at);
-                break;
-            }
-            let is_last = at + 1 == groups.len();
-            if is_last && group.is_open && group.bytes + bytes <= *most {
-                place = Some(at);
-            }
-        }
-        let at = place.unwrap_or_else(|| {
-            groups.push(Group { files: vec![], holds: vec![], bytes: 0, is_open: true });
-            groups.len() - 1
-        });
-        let group = &mut groups[at];
-        group.files.push(file);
-        group.holds.push(holds);
-        group.bytes += bytes;
-        group.is_open = group.bytes < *most;
-    }
 }

@@ -8,13 +8,14 @@
 //! of spans names.
 
 use super::compact::nodes::prove;
+use super::compact::spans::{Contents, Identity, proved};
 use super::file::held_packs;
 use super::format::{BATCHES_KEY, PACKS_KEY};
-use super::listing::{self, Listed};
+use super::listing::{self, Listed, Table};
 use super::reader::Reader;
 use super::table::PackNumber;
 use super::{NODES, SPANS};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Key, Store};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -58,26 +59,36 @@ pub struct Removed {
     pub why: Why,
 }
 
-/// Collects. `tell` hears of every file once it is gone; `stop` ends it between two.
+/// Bytes of nodes that are remembered while batches are restored.
+const NODE_BYTES: usize = 64 << 20;
+
+/// Collects. `tell` hears of every file once it is gone; `stop` ends it between two. Gives how many files could not be
+/// read, or do not hold what they stand for: they stay, and so does what may depend on them.
 ///
 /// # Errors
-/// If the store fails, or a file that stands for others does not hold what they do: they stay.
+/// If the store fails.
 pub async fn gc(
     store: Arc<dyn Store>,
     settings: Settings,
     stop: &CancellationToken,
     tell: &mut (dyn FnMut(Removed) + Send),
-) -> Result<()> {
+) -> Result<u64> {
     let now = SystemTime::now();
-    let reader = Reader::new(store, 0);
+    let reader = Reader::new(store, NODE_BYTES);
     let nodes = listing::list(&reader, NODES).await?;
     let spans = listing::list(&reader, SPANS).await?;
     let nodes = listing::open(&reader, nodes).await?;
     let spans = listing::open(&reader, spans).await?;
-    let mut gc = Gc { reader: &reader, settings, now, stop, tell };
-    let Some(spans) = gc.replaced_spans(spans).await? else { return Ok(()) };
-    let Some(nodes) = gc.replaced_nodes(nodes).await? else { return Ok(()) };
-    gc.orphans(&spans, nodes).await
+    let damaged = (nodes.damaged.len() + spans.damaged.len()) as u64;
+    let is_blind = nodes.is_blind() || spans.is_blind();
+    let mut gc = Gc { reader: &reader, settings, now, stop, tell, damaged };
+    let Some(spans) = gc.replaced_spans(spans).await? else { return Ok(gc.damaged) };
+    let Some(nodes) = gc.replaced_nodes(nodes.files).await? else { return Ok(gc.damaged) };
+    match is_blind {
+        true => tracing::warn!("packs that nothing names stay: a file that cannot be read may name them"),
+        false => gc.orphans(&spans, nodes).await?,
+    }
+    Ok(gc.damaged)
 }
 
 struct Gc<'a> {
@@ -86,22 +97,30 @@ struct Gc<'a> {
     now: SystemTime,
     stop: &'a CancellationToken,
     tell: &'a mut (dyn FnMut(Removed) + Send),
+    /// Files that could not be read, or do not hold what they stand for.
+    damaged: u64,
 }
+
+/// Of a file of spans, the batches that were restored from it; `None` if one could not be.
+type Proved = HashMap<Key, Option<HashSet<Identity>>>;
 
 impl Gc<'_> {
     fn is_old(&self, file: &Listed) -> bool {
         file.is_older_than(self.settings.older_than, self.now)
     }
 
-    /// Removes spans that others stand for, and gives those that stay; `None` if it was stopped.
-    async fn replaced_spans(&mut self, mut files: Vec<Listed>) -> Result<Option<Vec<Listed>>> {
-        let mut gone = Vec::new();
+    /// Removes spans that others stand for, once it is proved that these hold them, and gives those that stay; `None` if
+    /// it was stopped.
+    async fn replaced_spans(&mut self, table: Table) -> Result<Option<Vec<Listed>>> {
+        let Table { mut files, damaged } = table;
+        let (mut gone, mut proved) = (Vec::new(), Proved::new());
         let standing = self.standing(&files);
         for file in &files {
             for other in standing.get(file.key().as_str()).into_iter().flatten() {
-                let has: HashSet<String> = other.file.list(BATCHES_KEY)?.into_iter().collect();
-                let batches: Vec<String> = file.file.list(BATCHES_KEY)?;
-                if batches.iter().all(|batch| has.contains(batch)) {
+                if self.stop.is_cancelled() {
+                    return Ok(None);
+                }
+                if self.is_held(file, other, &mut proved).await? {
                     gone.push(file.clone());
                     break;
                 }
@@ -109,6 +128,7 @@ impl Gc<'_> {
         }
         // What stands for a file goes after it: else the file would count again.
         let mut names: HashSet<String> = files.iter().map(|file| file.key().to_string()).collect();
+        names.extend(damaged.iter().map(Key::to_string));
         while !gone.is_empty() {
             let is_next = |file: &Listed| !file.replaces.iter().any(|name| names.contains(name));
             let Some(at) = gone.iter().position(is_next) else { break };
@@ -121,6 +141,34 @@ impl Gc<'_> {
         }
         files.retain(|file| names.contains(file.key().as_str()));
         Ok(Some(files))
+    }
+
+    /// True if every batch of a file is restored from another one. That was proved when that one was written, but since
+    /// then it may have been damaged, and the file at hand is the last that has them too.
+    async fn is_held(&mut self, file: &Listed, other: &Listed, proved_files: &mut Proved) -> Result<bool> {
+        if !proved_files.contains_key(other.key()) {
+            let batches = proved(self.reader, &other.file).await;
+            proved_files.insert(other.key().clone(), self.unless_damaged(batches)?);
+        }
+        let Some(Some(held)) = proved_files.get(other.key()) else { return Ok(false) };
+        let contents = Contents::of(self.reader, &file.file).await;
+        let Some(contents) = self.unless_damaged(contents)? else { return Ok(false) };
+        let keys: HashSet<&str> = held.iter().map(|(key, ..)| key.as_str()).collect();
+        let named: Vec<String> = file.file.list(BATCHES_KEY)?;
+        Ok(contents.batches.iter().all(|batch| held.contains(batch)) && named.iter().all(|key| keys.contains(&**key)))
+    }
+
+    /// `None` for what is not what Gravity wrote, which is told and counted: nothing that depends on it goes.
+    fn unless_damaged<T>(&mut self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(e @ Error::Corrupt { .. }) => {
+                tracing::error!("{e}: nothing goes that depends on it");
+                self.damaged += 1;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Removes nodes that others hold, once that is proved; gives those that stay.
@@ -143,7 +191,10 @@ impl Gc<'_> {
                 return Ok(None);
             }
             let held: Vec<_> = old.iter().map(|listed| listed.file.clone()).collect();
-            prove(self.reader, &held, &new.file).await?;
+            let is_held = prove(self.reader, &held, &new.file).await;
+            if self.unless_damaged(is_held)?.is_none() {
+                continue;
+            }
             for file in old {
                 if self.stop.is_cancelled() {
                     return Ok(None);

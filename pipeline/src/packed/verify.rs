@@ -8,12 +8,13 @@ use super::batches::written;
 use super::catalog::{Catalog, Files, SpansFile};
 use super::file::File;
 use super::format::{PACKS_KEY, REPLACES_KEY, read_nodes, read_rows};
-use super::packer::{day, nodes_key};
+use super::listing::{PackName, is_spans_file, pack_name};
+use super::packer::nodes_key;
 use super::reader::Reader;
 use super::restore::{heads_of_group, info_of, restore_from, rows_of_trace};
 use super::row::RowKind;
 use super::table::PackNumber;
-use super::{NODES, SPANS, done::DoneBatches};
+use super::{NODES, done::DoneBatches};
 use crate::error::{Error, Result};
 use crate::hash::ChunkHash;
 use crate::ids::TraceId;
@@ -194,7 +195,7 @@ impl Verifier<'_> {
             .map_ok(move |meta: Meta| {
                 let reader = reader.clone();
                 async move {
-                    let lists = match pack_names(&meta.key) {
+                    let lists = match pack_name(&meta.key) {
                         None => Ok(None),
                         Some(_) => lists_of(&reader, &meta).await,
                     };
@@ -206,7 +207,7 @@ impl Verifier<'_> {
         let mut replaced = Vec::new();
         while let Some((key, lists)) = opened.try_next().await? {
             (self.progress)(1);
-            let Some(name) = pack_names(&key) else {
+            let Some(name) = pack_name(&key) else {
                 self.tell(Level::Warning, "unknown-object", key, UNKNOWN);
                 continue;
             };
@@ -235,7 +236,7 @@ impl Verifier<'_> {
         for (key, names) in replaced {
             for name in names {
                 let name = Key::listed(name);
-                let Some(PackName::One(pack)) = pack_names(&name) else { continue };
+                let Some(PackName::One(pack)) = pack_name(&name) else { continue };
                 if self.packs.files.insert(pack, key.clone()).is_some_and(|before| before == name) {
                     let why =
                         format!("{key} stands for it since it was compacted; `gravity gc` removes it once it is old");
@@ -456,7 +457,7 @@ impl Verifier<'_> {
         let used = self.files_of(reached);
         let mut unused: Vec<Key> = self.packs.lead_to.keys().filter(|key| !used.contains(key)).cloned().collect();
         // A file that another one stands for was told.
-        unused.retain(|key| match pack_names(key) {
+        unused.retain(|key| match pack_name(key) {
             Some(PackName::One(pack)) => self.packs.files.get(&pack) == Some(key),
             _ => true,
         });
@@ -557,35 +558,4 @@ struct Lists {
 async fn lists_of(reader: &Reader, meta: &Meta) -> Result<Option<Lists>> {
     let Some(file) = reader.open_metadata(meta).await? else { return Ok(None) };
     Ok(Some(Lists { packs: file.list(PACKS_KEY)?, replaces: file.list(REPLACES_KEY)? }))
-}
-
-/// What a file of nodes is, by its name.
-enum PackName {
-    /// One pack.
-    One(u64),
-    /// What several were compacted into.
-    Compacted,
-}
-
-/// `None` for a name that Gravity does not give.
-fn pack_names(key: &Key) -> Option<PackName> {
-    let (folder, name) = key.as_str().strip_prefix(NODES)?.strip_prefix("/dt=")?.split_once('/')?;
-    let parts = hex_parts(name)?;
-    let is_of_day = parts.first().is_some_and(|&first| day(first) == folder);
-    match (is_of_day, &parts[..]) {
-        (true, &[pack]) if nodes_key(PackNumber(pack)) == *key => Some(PackName::One(pack)),
-        (true, &[first, last, _]) if first <= last => Some(PackName::Compacted),
-        _ => None,
-    }
-}
-
-fn is_spans_file(key: &Key) -> bool {
-    let name = key.as_str().strip_prefix(SPANS).and_then(|rest| rest.strip_prefix("/dt=")?.split_once('/'));
-    name.and_then(|(_, name)| hex_parts(name)).is_some_and(|parts| parts.len() > 1)
-}
-
-/// The numbers of `{hex}-{hex}.parquet`.
-fn hex_parts(name: &str) -> Option<Vec<u64>> {
-    let parts = name.strip_suffix(".parquet")?.split('-');
-    parts.map(|part| u64::from_str_radix(part, 16).ok().filter(|&number| number < 1 << 48)).collect()
 }

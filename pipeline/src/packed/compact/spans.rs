@@ -44,19 +44,6 @@ impl Contents {
         }
         Ok(contents)
     }
-
-    /// True if both have a batch of the same key, and not the same bytes. A reader finds one batch of a key in a file.
-    pub fn contradicts(&self, other: &Self) -> bool {
-        let ours: HashMap<&str, (&str, u64)> =
-            self.batches.iter().map(|(key, hash, n)| (&**key, (&**hash, *n))).collect();
-        other.batches.iter().any(|(key, hash, n)| ours.get(&**key).is_some_and(|ours| *ours != (hash, *n)))
-    }
-
-    /// True if both have the same batch.
-    pub fn shares(&self, other: &Self) -> bool {
-        let ours: HashSet<&Identity> = self.batches.iter().collect();
-        other.batches.iter().any(|batch| ours.contains(batch))
-    }
 }
 
 fn identity(rows: &Rows<u64>, at: usize, info: &BatchInfo) -> Identity {
@@ -80,19 +67,19 @@ const ROWS_BYTES: usize = 64 << 20;
 /// Writes one file of all rows of these. Memory: two row groups, and the file.
 pub async fn write(
     reader: &Reader,
-    files: &[(Arc<File>, Contents)],
+    files: &[(Contents, Arc<File>)],
     replaces: &[String],
     aliases: &Aliases,
     effort: Effort,
 ) -> Result<Merged> {
-    let traces = files.iter().map(|(_, contents)| contents.traces).sum::<u64>().min(effort.span_group_rows as u64);
+    let traces = files.iter().map(|(contents, _)| contents.traces).sum::<u64>().min(effort.span_group_rows as u64);
     let mut out = Out {
         writer: Some(SpansWriter::new(effort, traces).map_err(parquet)?),
         rows: Rows::default(),
         packs: BTreeSet::new(),
     };
     let mut kept = Kept::default();
-    for (file, contents) in files {
+    for (contents, file) in files {
         kept.begin(contents);
         for group in 0..file.metadata.num_row_groups() {
             let mut rows = kept.filter(rows_of_group(reader, file, group).await?);
@@ -180,6 +167,16 @@ impl Kept {
             false => rows.filter(|at| keep[at]),
         }
     }
+}
+
+/// Restores every batch of a file, and gives them.
+///
+/// # Errors
+/// [`Error::Corrupt`] if one is not what it was.
+pub async fn proved(reader: &Reader, file: &File) -> Result<HashSet<Identity>> {
+    let contents = Contents::of(reader, file).await?;
+    prove(reader, file, &contents.batches).await?;
+    Ok(contents.batches.into_iter().collect())
 }
 
 /// Rows put together at a time: their nodes are in memory.
