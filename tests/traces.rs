@@ -1,5 +1,6 @@
 //! The worker's own traces, as a collector receives them over OTLP.
 
+#![cfg(feature = "otlp")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
