@@ -19,8 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
 KEDA = "github.com/kedacore/keda/v2@v2.17.2"
+# An image's version to the patch, and what its publisher has instead.
+VERSIONED = re.compile(r":v?\d+\.\d+\.\d+(-|$)|@sha256:|^chrislusf/seaweedfs:\d+\.\d+$|^quay\.io/minio/.*:RELEASE\.")
 # Its publisher has no tags of versions; the Dockerfile says more.
 UNVERSIONED = {"gcr.io/distroless/cc-debian12:nonroot"}
+# Their images have nothing that could ask.
+PROBED_FROM_OUTSIDE = {"collector": {"collector-ready"}, "jaeger": {"jaeger-ready"}, "sqs": {"s3-events"}}
 # systemd-analyze's measure, in tenths: what the unit has now, and not a point worse.
 EXPOSURE = 13
 
@@ -86,7 +90,7 @@ def targets_exist(manifest):
 def base_images(where, text):
     """That each FROM names a version to the patch."""
     for image in re.findall(r"(?m)^\s*FROM (\S+)", text):
-        if image not in UNVERSIONED and not re.search(r":\d+\.\d+\.\d+(-|$)|@sha256:", image):
+        if image not in UNVERSIONED and not VERSIONED.search(image):
             raise Wrong(f"{where}: the image {image} has no version to the patch")
 
 
@@ -113,10 +117,14 @@ def compose():
 def compose_services(profile, services):
     """What `docker compose config` lets pass, and `up` would not."""
     wrong = []
+    # Gravity's healthcheck is in its Dockerfile.
+    probed = {name for name, service in services.items() if "healthcheck" in service} | {"gravity"}
+    waits = [wait for service in services.values() for wait in service.get("depends_on", {}).items()]
+    ended = {name for name, how in waits if how["condition"] == "service_completed_successfully"}
     for name, service in services.items():
-        tag = service.get("image", "").rpartition(":")[2]
-        if "build" not in service and (not re.search(r"\d", tag) or tag == "latest"):
-            wrong.append(f"{name}: the image {service.get('image')} has no version")
+        if "build" not in service and not VERSIONED.search(service.get("image", "")):
+            wrong.append(f"{name}: the image {service.get('image')} has no version to the patch")
+        base_images(f"{name} in docker-compose.yml", service.get("build", {}).get("dockerfile_inline", ""))
         for mount in service.get("volumes", []):
             if mount["type"] == "bind" and not Path(mount["source"]).exists():
                 wrong.append(f"{name}: {mount['source']} is not there")
@@ -127,9 +135,11 @@ def compose_services(profile, services):
             if other not in services:
                 if how.get("required", True):
                     wrong.append(f"{name}: waits for {other}, which this profile does not have")
-            # Gravity's is in its Dockerfile.
-            elif how["condition"] == "service_healthy" and "healthcheck" not in services[other] and other != "gravity":
+            elif how["condition"] == "service_healthy" and other not in probed:
                 wrong.append(f"{name}: waits for {other} to be healthy, which has no healthcheck")
+        # Who is waited for to end, needs none.
+        if name not in ended and name not in probed and not services.keys() & PROBED_FROM_OUTSIDE.get(name, set()):
+            wrong.append(f"{name}: nothing asks whether it is healthy")
     if "HEALTHCHECK" not in (ROOT / "Dockerfile").read_text():
         wrong.append("gravity: the Dockerfile has no HEALTHCHECK")
     if not services.keys() >= {"s3-events", "sqs", "collector", "litellm", "gravity", "prometheus", "grafana", "jaeger"}:

@@ -54,12 +54,13 @@ ministack() {
 
 # The LLM proxy, with the release of OpenTelemetry it was made for.
 litellm() {
-    local stamp="$tools/litellm/.litellm-$LITELLM_VERSION-$LITELLM_OTEL_VERSION"
+    local constraints="$dev/litellm-constraints.txt" stamp
+    stamp="$tools/litellm/.litellm-$LITELLM_VERSION-$LITELLM_OTEL_VERSION-$(sha256sum <"$constraints" | cut -c1-16)"
     [ -e "$stamp" ] && return
     echo "tools: installing LiteLLM $LITELLM_VERSION" >&2
     python3 -m venv --clear "$tools/litellm"
     "$tools/litellm/bin/python" -m pip install --quiet --disable-pip-version-check \
-        "litellm[proxy]==$LITELLM_VERSION" \
+        --constraint "$constraints" "litellm[proxy]==$LITELLM_VERSION" \
         "opentelemetry-api==$LITELLM_OTEL_VERSION" \
         "opentelemetry-sdk==$LITELLM_OTEL_VERSION" \
         "opentelemetry-exporter-otlp==$LITELLM_OTEL_VERSION"
