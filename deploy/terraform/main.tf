@@ -56,7 +56,8 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "traces" {
   }
 }
 
-# What was overwritten or deleted by mistake can be had back for 30 days. Gravity overwrites only trace indexes.
+# What was overwritten or deleted can be had back for 30 days, and is paid for as long. Gravity overwrites trace indexes
+# and what is in quarantine, and deletes raw files (delete_raw) and what `gravity gc` removes.
 resource "aws_s3_bucket_versioning" "traces" {
   bucket = aws_s3_bucket.traces.id
 
@@ -69,7 +70,8 @@ resource "aws_s3_bucket_lifecycle_configuration" "traces" {
   bucket     = aws_s3_bucket.traces.id
   depends_on = [aws_s3_bucket_versioning.traces]
 
-  # For everything: what failed or was replaced. No rule may ever expire blobs/, indexes/ or batches/.
+  # For everything: what failed or was replaced. No rule may ever expire blobs/, indexes/, batches/, nodes/, spans/ or
+  # quarantine/.
   rule {
     id     = "leftovers"
     status = "Enabled"
@@ -195,12 +197,22 @@ data "aws_iam_policy_document" "worker" {
     resources = [for path in local.written : "${aws_s3_bucket.traces.arn}/${path}"]
   }
 
-  # A batch that was committed after all leaves quarantine. The worker deletes nothing else, unless it runs
-  # with --delete-raw: then add raw-spans/* here.
+  # A batch that was committed after all leaves quarantine.
   statement {
     sid       = "LeaveQuarantine"
     actions   = ["s3:DeleteObject"]
     resources = ["${aws_s3_bucket.traces.arn}/quarantine/*"]
+  }
+
+  # --delete-raw verified. The worker deletes nothing else.
+  dynamic "statement" {
+    for_each = var.delete_raw ? [1] : []
+
+    content {
+      sid       = "DeleteRawFiles"
+      actions   = ["s3:DeleteObject"]
+      resources = ["${aws_s3_bucket.traces.arn}/${local.raw}*"]
+    }
   }
 
   statement {
@@ -276,12 +288,21 @@ resource "aws_iam_role_policy" "worker" {
   policy = data.aws_iam_policy_document.worker.json
 }
 
-# What the collector needs, to attach to whatever role it runs under: it writes batches and reads nothing.
+# An EC2 instance takes a role by its profile.
+resource "aws_iam_instance_profile" "worker" {
+  count = local.oidc ? 0 : 1
+
+  name = var.name
+  role = aws_iam_role.worker.name
+}
+
+# What the collector needs, to attach to whatever role it runs under: it writes batches and reads nothing. A large batch
+# goes in parts, for which a KMS key must decrypt too.
 
 data "aws_iam_policy_document" "collector" {
   statement {
     sid       = "WriteBatches"
-    actions   = ["s3:PutObject"]
+    actions   = ["s3:PutObject", "s3:AbortMultipartUpload"]
     resources = ["${aws_s3_bucket.traces.arn}/${local.raw}*"]
   }
 
@@ -290,7 +311,7 @@ data "aws_iam_policy_document" "collector" {
 
     content {
       sid       = "Key"
-      actions   = ["kms:GenerateDataKey"]
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
       resources = [var.kms_key_arn]
     }
   }
@@ -330,6 +351,43 @@ data "aws_iam_policy_document" "reader" {
 resource "aws_iam_policy" "reader" {
   name   = "${var.name}-reader"
   policy = data.aws_iam_policy_document.reader.json
+}
+
+# And who keeps a packed store small (compact, gc): the one role that may delete what is stored. The worker's does not.
+
+data "aws_iam_policy_document" "maintenance" {
+  statement {
+    sid       = "List"
+    actions   = ["s3:ListBucket"]
+    resources = [aws_s3_bucket.traces.arn]
+  }
+
+  statement {
+    sid       = "ReadMarker"
+    actions   = ["s3:GetObject"]
+    resources = ["${aws_s3_bucket.traces.arn}/gravity.json"]
+  }
+
+  statement {
+    sid       = "CompactAndCollect"
+    actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    resources = [for path in ["nodes/*", "spans/*"] : "${aws_s3_bucket.traces.arn}/${path}"]
+  }
+
+  dynamic "statement" {
+    for_each = local.kms ? [1] : []
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
+  }
+}
+
+resource "aws_iam_policy" "maintenance" {
+  name   = "${var.name}-maintenance"
+  policy = data.aws_iam_policy_document.maintenance.json
 }
 
 # What scales the workers (KEDA's operator) needs: the queue's depth, and nothing else.

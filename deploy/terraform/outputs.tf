@@ -13,6 +13,11 @@ output "role_arn" {
   value       = aws_iam_role.worker.arn
 }
 
+output "instance_profile" {
+  description = "What gives the worker's role to an EC2 instance; null where EKS does"
+  value       = one(aws_iam_instance_profile.worker[*].name)
+}
+
 output "collector_policy_arn" {
   description = "To attach to the collector's role"
   value       = aws_iam_policy.collector.arn
@@ -21,6 +26,11 @@ output "collector_policy_arn" {
 output "reader_policy_arn" {
   description = "To attach to who reads traces"
   value       = aws_iam_policy.reader.arn
+}
+
+output "maintenance_policy_arn" {
+  description = "To attach to who runs gravity compact and gravity gc"
+  value       = aws_iam_policy.maintenance.arn
 }
 
 output "scaler_policy_arn" {

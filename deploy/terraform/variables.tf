@@ -16,14 +16,20 @@ variable "kms_key_arn" {
 }
 
 variable "raw_expiration_days" {
-  description = "Days after which raw files are deleted. 0 keeps them: Gravity's loose layout holds the content, not the raw file's every byte."
+  description = "Days after which raw files are deleted, stored or not: S3 goes by age alone. Whoever sets it must empty quarantine (gravity quarantine list) and look at the alerts in less than that time. A packed store has something better, delete_raw: a raw file goes once what was stored of it has been proved. 0 keeps them: the loose layout holds the content, not the raw file's every byte."
   type        = number
   default     = 0
 
   validation {
-    condition     = var.raw_expiration_days == 0 || var.raw_expiration_days >= 7
-    error_message = "Raw files are what quarantine, retries and verify fall back on: keep them 7 days at least, or for good (0)."
+    condition     = var.raw_expiration_days == 0 || var.raw_expiration_days > 14
+    error_message = "A message waits in the queue for up to 14 days, and its raw file must be there when it comes: keep them longer, or for good (0)."
   }
+}
+
+variable "delete_raw" {
+  description = "Whether the worker may delete raw files, as it does with --delete-raw verified on a packed store."
+  type        = bool
+  default     = false
 }
 
 variable "raw_cold_days" {
