@@ -11,7 +11,8 @@ if native; then
     variables="$(stack env)"
     eval "$variables"
 else
-    # As dev/docker-compose.yml has them.
+    # As dev/docker-compose.yml has them; what a developer's shell has of these would win, or break the signatures.
+    unset AWS_ENDPOINT_URL_S3 AWS_PROFILE AWS_DEFAULT_PROFILE AWS_SESSION_TOKEN
     AWS_ENDPOINT_URL="http://127.0.0.1:$(setting S3_PORT)"
     GRAVITY_STORE="s3://$(setting TRACES_BUCKET)"
     export AWS_ENDPOINT_URL GRAVITY_STORE AWS_REGION=us-east-1
