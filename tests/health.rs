@@ -268,6 +268,29 @@ fn a_queue_must_answer_too_and_says_how_much_waits_in_it() {
 }
 
 #[test]
+fn messages_that_cannot_be_received_are_looks_for_batches_that_failed() {
+    let Some(cloud) = Cloud::new() else { return };
+    let line = Line::to(cloud.endpoint.trim_start_matches("http://"));
+    let endpoint = format!("http://{}", line.address);
+    let worker = Running::start(cloud.worker().args(["--queue-endpoint-url", &endpoint]));
+    wait_until("it is ready", || worker.is_ready());
+    assert_eq!(worker.metrics().value("gravity_intake_errors_total"), 0.0);
+    line.cut();
+    wait_until("it counts them", || worker.metrics().value("gravity_intake_errors_total") >= 2.0);
+    assert_eq!(worker.stop().0, 0);
+}
+
+#[test]
+fn messages_in_quarantine_are_counted() {
+    let Some(cloud) = Cloud::new() else { return };
+    let worker = Running::start(&mut cloud.worker());
+    cloud.send("no event");
+    wait_for(&worker, "gravity_messages_quarantined_total", 1.0);
+    assert_eq!(worker.metrics().value(QUARANTINED), 0.0, "it is no batch");
+    assert_eq!(worker.stop().0, 0);
+}
+
+#[test]
 fn while_it_stops_it_is_alive_and_not_ready_and_the_listener_goes_last() {
     let place = Place::new();
     let (worker, mut pipe, address) = with_a_slow_batch(&place);

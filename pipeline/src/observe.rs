@@ -24,8 +24,11 @@ pub trait Observer: Debug + Send + Sync + 'static {
     /// The worker has done with it what it could, in so much time.
     fn batch_ended(&self, _raw: &Meta, _outcome: &Outcome, _took: Duration) {}
 
-    /// A worker could not look for new batches.
+    /// A worker could not look for new batches: a listing failed, or a request for messages.
     fn intake_failed(&self) {}
+
+    /// A message of the queue went into quarantine.
+    fn message_quarantined(&self) {}
 }
 
 /// Nobody listens.

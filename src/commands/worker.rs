@@ -52,7 +52,7 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
             // A wrong URL or policy is told now, and not when the first batch is missed.
             queue.depth().await?;
             let intake = IntakeSettings { messages: max_concurrent, ..intake };
-            let intake = QueueIntake::new(queue, store.clone(), pipeline.done(), intake);
+            let intake = QueueIntake::new(queue, store.clone(), pipeline.done(), intake, metrics.clone());
             Some(Events { intake, reconcile_interval: args.queue.reconcile_interval })
         }
         None => None,

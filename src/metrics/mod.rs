@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use quarantine::Quarantined;
 pub use quarantine::watch_quarantine;
 pub use text::CONTENT_TYPE;
 
@@ -56,6 +57,7 @@ pub struct Metrics {
     request_duration: Histograms,
     stage_duration: Histograms,
     intake_errors: Counter,
+    messages_quarantined: Counter,
     quarantine: Gauges,
     queue: Gauges,
     ready: Gauge,
@@ -122,7 +124,8 @@ impl Metrics {
                 "A stage's work on one item, without waiting for other stages",
                 || Histogram::new(STAGE_BUCKETS),
             ),
-            intake_errors: new.of("intake_errors", "Looks for new batches that failed"),
+            intake_errors: new.of("intake_errors", "Looks for new batches that failed, listings or messages"),
+            messages_quarantined: new.of("messages_quarantined", "Messages of the queue put into quarantine"),
             quarantine: new
                 .of("quarantine_objects", "Objects in quarantine at the last look, at most 10000 are counted"),
             queue: new.of("queue_messages", "Messages in the queue, as nearly as it knows"),
@@ -172,8 +175,8 @@ impl Metrics {
     }
 
     /// Takes what a look into quarantine found.
-    pub fn quarantine_holds(&self, batches: u64, records: u64) {
-        for (kind, count) in [("batch", batches), ("records", records)] {
+    pub fn quarantine_holds(&self, held: Quarantined) {
+        for (kind, count) in [("batch", held.batches), ("records", held.records), ("message", held.messages)] {
             self.quarantine.get_or_create(&[("kind", kind)]).set(count as i64);
         }
     }
@@ -191,10 +194,11 @@ impl Metrics {
         self.ready.set(ready.into());
     }
 
-    /// Batches put into quarantine so far.
+    /// What was put into quarantine so far.
     pub fn quarantined(&self) -> u64 {
         self.batches.get_or_create(&[("outcome", "quarantined")]).get()
             + self.records.get_or_create(&[("kind", "stray")]).get()
+            + self.messages_quarantined.get()
     }
 }
 
@@ -255,6 +259,10 @@ impl Observer for Metrics {
 
     fn intake_failed(&self) {
         self.intake_errors.inc();
+    }
+
+    fn message_quarantined(&self) {
+        self.messages_quarantined.inc();
     }
 }
 

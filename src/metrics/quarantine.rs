@@ -3,7 +3,7 @@
 use super::Metrics;
 use futures::{StreamExt, TryStreamExt};
 use gravity_pipeline::loose::QUARANTINE;
-use gravity_pipeline::quarantine::is_stray_object;
+use gravity_pipeline::quarantine::{is_message, is_stray_object};
 use gravity_pipeline::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub fn watch_quarantine(store: Arc<dyn Store>, metrics: Arc<Metrics>, interval: 
         loop {
             let seen = metrics.quarantined();
             match count_quarantine(&*store).await {
-                Ok((batches, records)) => metrics.quarantine_holds(batches, records),
+                Ok(held) => metrics.quarantine_holds(held),
                 Err(error) => tracing::warn!(%error, "the quarantine could not be counted"),
             }
             let mut waited = Duration::ZERO;
@@ -33,15 +33,24 @@ pub fn watch_quarantine(store: Arc<dyn Store>, metrics: Arc<Metrics>, interval: 
     }))
 }
 
-/// Batches, and objects of records.
-async fn count_quarantine(store: &dyn Store) -> Result<(u64, u64), gravity_pipeline::store::Error> {
+/// Objects in quarantine by what they hold.
+#[derive(Debug, Default)]
+pub struct Quarantined {
+    pub batches: u64,
+    pub records: u64,
+    pub messages: u64,
+}
+
+async fn count_quarantine(store: &dyn Store) -> Result<Quarantined, gravity_pipeline::store::Error> {
     let mut objects = store.list(&format!("{QUARANTINE}/"), None).take(COUNTED);
-    let (mut batches, mut records) = (0, 0);
+    let mut held = Quarantined::default();
     while let Some(object) = objects.try_next().await? {
-        match is_stray_object(&object.key) {
-            true => records += 1,
-            false => batches += 1,
-        }
+        let of_kind = match object.key {
+            key if is_message(&key) => &mut held.messages,
+            key if is_stray_object(&key) => &mut held.records,
+            _ => &mut held.batches,
+        };
+        *of_kind += 1;
     }
-    Ok((batches, records))
+    Ok(held)
 }

@@ -7,6 +7,7 @@ use super::sqs::{MOST, Received, Sqs};
 use crate::error::Result;
 use crate::ledger::Done;
 use crate::loose::QuarantinedMessage;
+use crate::observe::Observer;
 use crate::quarantine;
 use crate::store::{Key, Store};
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
@@ -37,6 +38,7 @@ pub struct QueueIntake {
     store: Arc<dyn Store>,
     done: Done,
     settings: IntakeSettings,
+    observer: Arc<dyn Observer>,
     held: Mutex<Held>,
     /// Whoever changes visibilities has this, so that no message is kept after it was given back.
     changing: tokio::sync::Mutex<()>,
@@ -53,12 +55,19 @@ const RELEASE: Duration = Duration::from_secs(5);
 
 impl QueueIntake {
     /// Nothing is received yet. `done` tells which batches of `store` are.
-    pub fn new(queue: Sqs, store: Arc<dyn Store>, done: Done, settings: IntakeSettings) -> Arc<Self> {
+    pub fn new(
+        queue: Sqs,
+        store: Arc<dyn Store>,
+        done: Done,
+        settings: IntakeSettings,
+        observer: Arc<dyn Observer>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             queue,
             store,
             done,
             settings,
+            observer,
             held: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
@@ -103,6 +112,7 @@ impl QueueIntake {
                 }
                 Err(error) => {
                     tracing::error!(%error, ?pause, "no messages could be received; trying again");
+                    self.observer.intake_failed();
                     stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     pause = PAUSES[1].min(pause * 2);
                 }
@@ -227,7 +237,10 @@ impl QueueIntake {
             gravity: env!("CARGO_PKG_VERSION").into(),
         };
         match quarantine::put_message(&*self.store, &entry).await {
-            Ok(()) => self.carry_out(Verdict::Delete(message.receipt.clone())).await,
+            Ok(()) => {
+                self.observer.message_quarantined();
+                self.carry_out(Verdict::Delete(message.receipt.clone())).await;
+            }
             Err(error) => tracing::error!(id = %message.id, %error, "not quarantined; it will be received again"),
         }
     }
