@@ -113,8 +113,9 @@ pub enum Command {
     ///
     /// One batch goes to stdout, decompressed. With --all those of a range go into a folder or bucket as gzip files,
     /// where the collector's S3 receiver can replay them: under their own keys; `.zst` becomes `.gz`, and a name
-    /// without `.gz` gets it. What no object can be named (`..`, an empty segment) is percent-encoded, so nothing is
-    /// ever written outside. A batch that is there already with the same content is left, with another one it is an
+    /// without `.gz` gets it. What no file can be named (`..`, an empty segment, `\`) is percent-encoded, and no symbolic
+    /// link in the folder is followed, so nothing is ever written outside. Where two batches would have one name, a hash
+    /// tells the second apart. A batch that is there already with the same content is left, with another one it is an
     /// error, so a run that was interrupted can be repeated. Every batch is compared with the BLAKE3 of what came.
     /// A loose store keeps content only, and nothing to restore from.
     #[command(after_help = "Examples:

@@ -258,6 +258,14 @@ impl StoreArgs {
         Ok(ready(Directory::open(location)?, self.s3.retry(), observer))
     }
 
+    /// Opens a place for files whose names others chose: in a folder nothing is reached through a symbolic link.
+    pub async fn open_target(&self, location: &str) -> Result<OpenStore, Failure> {
+        if location == "discard:" || location.contains("://") {
+            return self.open_at(location, Arc::new(())).await;
+        }
+        Ok(ready(Directory::open_without_links(location)?, self.s3.retry(), Arc::new(())))
+    }
+
     /// The folders.
     ///
     /// # Errors

@@ -144,13 +144,64 @@ fn what_is_there_already_is_left_and_what_is_another_content_is_not_overwritten(
 }
 
 #[test]
-fn two_batches_of_one_name_are_told_and_neither_is_written() {
+fn batches_that_would_have_one_name_get_two_and_the_same_ones_again() {
     let place = packed();
-    place.ingest_file("raw-spans/a.json", document(&[span(1, 1).input("x")]));
-    place.ingest_file("raw-spans/a.json.gz", gz(document(&[span(2, 2).input("y")]).as_bytes()));
-    place.ingest_file("raw-spans/b.json", document(&[span(3, 3).input("z")]));
-    place.run("restore", &["--all", "--to", "out"]).exits(1).says(&["1 batch restored", "2 failed", "would all be"]);
-    assert_eq!(files_below(&place.path("out")), ["raw-spans/b.json.gz"]);
+    let batches = ["raw-spans/a.zst", "raw-spans/a.gz", "raw-spans/a.gz/below", "empty", "empty.gz", "b.json"];
+    for key in batches {
+        common::run_with_stdin(place.command("ingest").args(["--key", key, "-"]), key.as_bytes()).exits(0);
+    }
+    place.run("restore", &["--all", "--to", "out"]).exits(0).says(&["6 batches restored", "0 failed"]);
+    let hash = |key: &str| blake3::hash(key.as_bytes()).to_hex()[..16].to_owned();
+    let name_of = |key: &str| format!("{key}.{}.gz", hash(key));
+    let names = [
+        name_of("raw-spans/a.zst"),
+        // It cannot be a file where a folder must be.
+        name_of("raw-spans/a.gz"),
+        "raw-spans/a.gz/below.gz".into(),
+        name_of("empty"),
+        "empty.gz".into(),
+        "b.json.gz".into(),
+    ];
+    for (name, key) in names.iter().zip(batches) {
+        assert_eq!(gunzip(&fs::read(place.path("out").join(name)).unwrap()), key.as_bytes(), "{name}");
+    }
+    // Of a part of them, too.
+    place.run("restore", &["--all", "--to", "part", "--prefix", "empty"]).exits(0);
+    assert_eq!(files_below(&place.path("part")).len(), 2);
+    assert!(place.path("part").join(&names[3]).exists());
+    place.run("restore", &["--all", "--to", "out"]).exits(0).says(&["0 batches restored", "6 there already"]);
+}
+
+#[test]
+fn a_key_too_long_for_a_file_is_restored_under_its_hash() {
+    let place = packed();
+    let key = format!("raw-spans/{}", "x".repeat(253));
+    common::run_with_stdin(place.command("ingest").args(["--key", &key, "-"]), b"content").exits(0);
+    place.run("restore", &["--all", "--to", "out"]).exits(0).says(&["1 batch restored"]);
+    let name = format!("%long/{}.gz", blake3::hash(format!("{key}.gz").as_bytes()).to_hex());
+    assert_eq!(files_below(&place.path("out")), [&*name]);
+    assert_eq!(gunzip(&fs::read(place.path("out").join(&name)).unwrap()), b"content");
+}
+
+#[test]
+fn no_symbolic_link_is_followed_out_of_the_folder() {
+    use std::os::unix::fs::symlink;
+    let place = packed();
+    for key in ["linked/deep/a", "linked/a", "other/a"] {
+        common::run_with_stdin(place.command("ingest").args(["--key", key, "-"]), key.as_bytes()).exits(0);
+    }
+    place.write("outside/untouched", "");
+    place.write("out/untouched", "");
+    symlink("../outside", place.path("out/linked")).unwrap();
+    let ran = place.run("restore", &["--all", "--to", "out"]).exits(1);
+    ran.says(&["1 batch restored", "2 failed", "out/linked is a symbolic link, and none is followed here"]);
+    assert_eq!(files_below(&place.path("outside")), ["untouched"]);
+    // The folder itself is where its owner has it.
+    symlink("outside", place.path("there")).unwrap();
+    place.run("restore", &["--all", "--to", "there"]).exits(0).says(&["3 batches restored"]);
+    fs::create_dir(place.path("own")).unwrap();
+    symlink("../outside", place.path("own/.gravity")).unwrap();
+    place.run("restore", &["--all", "--to", "own"]).exits(1).says(&["own/.gravity is a symbolic link"]);
 }
 
 #[test]
@@ -169,6 +220,7 @@ fn no_key_is_written_outside() {
         "%2e%2e%2foutside%2fsecret",
         "..%2Foutside",
         "..\\outside\\secret",
+        "C:\\outside\\secret",
         ".gravity/locks/00",
         "x\ny\u{1b}[2J",
     ];
@@ -176,9 +228,10 @@ fn no_key_is_written_outside() {
         let mut command = place.command("ingest");
         common::run_with_stdin(command.args(["--key", key, "-"]), key.as_bytes()).exits(0);
     }
-    place.run("restore", &["--all", "--to", "sub/out"]).exits(0).says(&["13 batches restored"]);
+    place.run("restore", &["--all", "--to", "sub/out"]).exits(0).says(&["14 batches restored"]);
     let below = files_below(&place.path("sub/out"));
     assert_eq!(below.len(), hostile.len(), "{below:?}");
+    assert!(below.iter().all(|name| !name.contains('\\')), "{below:?}");
     let everywhere: Vec<_> = files_below(place.folder.path());
     let strangers: Vec<_> = everywhere
         .iter()

@@ -9,11 +9,11 @@ use crate::{shutdown, units};
 use futures::{StreamExt, TryStreamExt};
 use gravity_pipeline::Error;
 use gravity_pipeline::loose::Marker;
-use gravity_pipeline::packed::batches::{Range, Restored, open, own, restore_to, restored_key, selected};
+use gravity_pipeline::packed::batches::{Range, Restored, open, own, restore_to, selected};
 use gravity_pipeline::packed::catalog::{Catalog, Files};
+use gravity_pipeline::packed::names::Names;
 use gravity_pipeline::packed::reader::Reader;
-use gravity_pipeline::store::{Key, Store};
-use std::collections::HashMap;
+use gravity_pipeline::store::Store;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub async fn run(args: RestoreArgs, quiet: bool) -> Result<Done, Failure> {
             });
         }
         (None, Some(to)) => {
-            let target = args.store.open_at(to, Arc::new(())).await?.store;
+            let target = args.store.open_target(to).await?.store;
             all(reader, files, range, target, args.max_concurrent, quiet).await?
         }
         (None, None) => list(&files, &range)?,
@@ -98,28 +98,18 @@ async fn all(
     quiet: bool,
 ) -> Result<Done, Failure> {
     let stop = shutdown::listen();
-    let names = names(&files, &range);
+    let names = Arc::new(Names::new(files.batches()));
     let progress = Progress::of_bytes(None, quiet);
     let mut restored = selected(reader.clone(), files.clone(), range)
         .take_until(stop.clone().cancelled_owned())
         .map(|found| {
-            let (reader, files, target) = (reader.clone(), files.clone(), target.clone());
-            let name = match &found {
-                Ok(found) => names.get(&restored_key(&found.place.source)).cloned(),
-                Err(_) => None,
-            };
+            let (reader, files, target, names) = (reader.clone(), files.clone(), target.clone(), names.clone());
             // A task of its own, so that several use several cores.
             let task = tokio::spawn(async move {
                 let found = found?;
                 let batch = found.place.source.clone();
-                let failed = |e| (vec![batch.clone()], e);
-                let name = match name {
-                    Some(Ok(name)) => name,
-                    Some(Err(other)) => return Err(failed(Error::Config(other))),
-                    // It is one of those that the names were made of.
-                    None => restored_key(&batch),
-                };
-                let came = restore_to(&reader, &files, &found, &*target, &name).await.map_err(failed)?;
+                let came = restore_to(&reader, &files, &found, &*target, &names.get(&batch)).await;
+                let came = came.map_err(|e| (vec![batch], e))?;
                 Ok((found.place.info.document_bytes, came))
             });
             async move { task.await.unwrap_or_else(|e| Err((vec![], Error::Task(e)))) }
@@ -159,22 +149,4 @@ async fn all(
         return Err(Failure::Failed("interrupted: what is listed above is done; run it again for the rest".into()));
     }
     Ok(if sums.failed > 0 { Done::WithFailures } else { Done::Well })
-}
-
-/// The name of each batch, and for names that two batches would have, why neither gets it.
-fn names(files: &Files, range: &Range) -> HashMap<Key, Result<Key, String>> {
-    let mut owners: HashMap<Key, Vec<&str>> = HashMap::new();
-    for (key, file) in files.live() {
-        for batch in own(files, key, file, range) {
-            owners.entry(restored_key(batch)).or_default().push(batch);
-        }
-    }
-    let named = owners.into_iter().map(|(name, batches)| match batches[..] {
-        [_] => (name.clone(), Ok(name)),
-        _ => {
-            let why = format!("{} would all be {name}; restore them one by one", batches.join(", "));
-            (name, Err(why))
-        }
-    });
-    named.collect()
 }

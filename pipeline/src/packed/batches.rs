@@ -181,22 +181,6 @@ async fn batches_of(reader: &Reader, file: &SpansFile) -> Result<Vec<Place>> {
     batches_in(reader, &file.open()?).await
 }
 
-/// The name under which a batch is restored: its own, as that of a gzip file. `.gz` stays, `.zst` becomes `.gz`, and
-/// what has neither gets it. What no key can hold is percent-encoded, so that it stays below wherever it is put.
-pub fn restored_key(batch: &str) -> Key {
-    let name = match batch.strip_suffix(".zst") {
-        Some(name) => format!("{name}.gz"),
-        None if batch.ends_with(".gz") => batch.to_owned(),
-        None => format!("{batch}.gz"),
-    };
-    let key = Key::of(&name);
-    // A directory keeps its own files there.
-    match key.as_str().strip_prefix(".gravity/") {
-        Some(rest) => Key::listed(format!("%2Egravity/{rest}")),
-        None => key,
-    }
-}
-
 /// What came of a batch that was to be restored elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
@@ -262,31 +246,6 @@ mod tests {
 
     fn time(text: &str) -> SystemTime {
         humantime::parse_rfc3339_weak(text).unwrap()
-    }
-
-    #[test]
-    fn a_restored_batch_is_named_as_the_gzip_file_that_it_is() {
-        for (batch, name) in [
-            ("raw-spans/a.json.gz", "raw-spans/a.json.gz"),
-            ("raw-spans/a.json", "raw-spans/a.json.gz"),
-            ("raw-spans/a.binpb", "raw-spans/a.binpb.gz"),
-            ("raw-spans/a.binpb.zst", "raw-spans/a.binpb.gz"),
-            ("stdin/0123456789abcdef", "stdin/0123456789abcdef.gz"),
-        ] {
-            assert_eq!(restored_key(batch).as_str(), name);
-        }
-    }
-
-    #[test]
-    fn no_name_leads_out_of_the_place_or_into_its_own_folder() {
-        for batch in
-            ["../x", "/etc/passwd", "a/../../x", "..", "a//b", ".gravity/locks/00", "%2E%2E/x", "..\\x", "x/.."]
-        {
-            let key = restored_key(batch);
-            assert!(Key::new(key.as_str()).is_ok(), "{key}");
-            assert!(!key.as_str().starts_with(".gravity/"), "{key}");
-            assert!(key.as_str().split('/').all(|segment| segment != ".." && !segment.is_empty()), "{key}");
-        }
     }
 
     #[test]

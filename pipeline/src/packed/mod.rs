@@ -11,8 +11,8 @@
 //! # The way out
 //! [`reader`] finds nodes and puts texts and records together; [`restore`] gives batches, [`traces`] gives traces,
 //! [`otlp`] and [`envelope`] give them as OTLP JSON.
-//! [`batches`] knows which batch is meant by a key, [`inspect`] counts, [`verify`] proves, and [`prove`] tells whether a raw
-//! file is needed no more.
+//! [`batches`] knows which batch is meant by a key, [`names`] under which it is restored, [`inspect`] counts, [`verify`]
+//! proves, and [`prove`] tells whether a raw file is needed no more.
 //!
 //! # In the long run
 //! [`compact`] merges files and drops what several workers stored twice; [`gc`] removes what nobody needs any more.
@@ -31,6 +31,7 @@ pub mod gc;
 pub mod inspect;
 pub mod lift;
 mod listing;
+pub mod names;
 pub mod node;
 pub mod node_set;
 pub mod otlp;

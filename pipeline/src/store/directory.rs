@@ -35,6 +35,8 @@ pub struct Directory {
 
 struct Inner {
     root: PathBuf,
+    /// False if no folder below the root may be a symbolic link.
+    follows_links: bool,
     /// Made at the first write, so that a reader needs no permission to write.
     scratch: std::sync::OnceLock<Scratch>,
     /// Folders whose entry in the folder above is known to be durable.
@@ -51,7 +53,16 @@ struct Scratch {
 impl Directory {
     /// A store below `root`, which is made at the first write.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
+        Self::open_as(root.into(), true)
+    }
+
+    /// The same for keys that strangers chose: nothing is reached through a symbolic link below the root, since
+    /// whoever put one there would choose what is written elsewhere. Where the root itself leads is its owner's choice.
+    pub fn open_without_links(root: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_as(root.into(), false)
+    }
+
+    fn open_as(root: PathBuf, follows_links: bool) -> Result<Self> {
         let no_store = |message: &str| Error {
             kind: ErrorKind::NoStore,
             operation: "open",
@@ -63,7 +74,12 @@ impl Directory {
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(no_store("leads through a file")),
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("open", root.display(), &e)),
             _ => Ok(Self {
-                inner: Arc::new(Inner { root, scratch: std::sync::OnceLock::new(), durable: Mutex::default() }),
+                inner: Arc::new(Inner {
+                    root,
+                    follows_links,
+                    scratch: std::sync::OnceLock::new(),
+                    durable: Mutex::default(),
+                }),
             }),
         }
     }
@@ -77,10 +93,13 @@ impl Directory {
         let inner = self.inner.clone();
         let path = self.inner.path(key)?;
         let shown = path.clone();
-        spawn_blocking(move || work(&inner, &path))
-            .await
-            .unwrap_or_else(|e| Err(io::Error::other(e)))
-            .map_err(|e| Error::io(operation, shown.display(), &e))
+        spawn_blocking(move || {
+            inner.refuse_links(path.parent().unwrap_or(&inner.root))?;
+            work(&inner, &path)
+        })
+        .await
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+        .map_err(|e| Error::io(operation, shown.display(), &e))
     }
 }
 
@@ -167,6 +186,7 @@ impl Inner {
         if folder.as_os_str().is_empty() || self.durable().contains(folder) {
             return Ok(());
         }
+        self.refuse_links(folder)?;
         let outside = self.root.starts_with(folder) && folder != self.root;
         if outside && folder.is_dir() {
             return Ok(());
@@ -184,6 +204,20 @@ impl Inner {
         }
         durable.insert(folder.to_owned());
         Ok(())
+    }
+
+    /// Passes if neither `folder` nor one above it, below the root, is a link that must not be followed.
+    fn refuse_links(&self, folder: &Path) -> io::Result<()> {
+        if self.follows_links {
+            return Ok(());
+        }
+        let below = |folder: &&Path| folder.starts_with(&self.root) && *folder != self.root;
+        match folder.ancestors().take_while(below).find(|folder| folder.is_symlink()) {
+            None => Ok(()),
+            Some(link) => {
+                Err(io::Error::other(format!("{} is a symbolic link, and none is followed here", link.display())))
+            }
+        }
     }
 
     /// What a listing says of a file; `None` if it was removed since its folder was read.

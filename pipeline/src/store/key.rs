@@ -43,15 +43,7 @@ impl Key {
     /// too long is cut and told apart by its BLAKE3. Different names give different keys; the ordinary ones, such
     /// as S3 keys and relative paths, stay as they are.
     pub fn encode(folder: &str, name: &str, suffix: &str) -> Self {
-        let mut encoded: Vec<String> = name.split('/').map(encode_segment).collect();
-        // `b` is the object `b.json`; the folder of `b.json/c` must be another name, for file systems.
-        if let Some((_, folders)) = encoded.split_last_mut() {
-            for folder in folders {
-                if let Some(stem) = folder.strip_suffix(".json") {
-                    *folder = format!("{stem}%2Ejson");
-                }
-            }
-        }
+        let mut encoded = encode_segments(name);
         let fits = |segments: &[String]| {
             segments.iter().all(|s| s.len() + suffix.len() <= MAX_SEGMENT)
                 && folder.len() + suffix.len() + segments.iter().map(|s| s.len() + 1).sum::<usize>() <= MAX_LEN
@@ -68,6 +60,23 @@ impl Key {
             let encoded = Self::encode("x", name, "");
             Self(encoded.0["x/".len()..].to_owned())
         })
+    }
+
+    /// `name`, which ends in `suffix`, as that of a file in a folder of any machine: itself where it is a key's and no
+    /// segment is too long, else percent-encoded with what Windows takes for more than a name (`\\`, a drive's `:`), and
+    /// what is too long told apart by its BLAKE3.
+    pub fn of_file(name: &str, suffix: &str) -> Self {
+        let mut encoded = Self::new(name).map_or_else(|_| encode_segments(name).join("/"), |key| key.0);
+        encoded = encoded.replace('\\', "%5C");
+        if let [drive, b':', ..] = encoded.as_bytes()
+            && drive.is_ascii_alphabetic()
+        {
+            encoded.replace_range(1..2, "%3A");
+        }
+        if encoded.len() > MAX_LEN || encoded.split('/').any(|segment| segment.len() > MAX_SEGMENT) {
+            encoded = format!("%long/{}{suffix}", blake3::hash(name.as_bytes()).to_hex());
+        }
+        Self(encoded)
     }
 
     /// The inverse of [`Key::encode`] for a key below `folder` with that suffix; `None` for others and for names
@@ -98,6 +107,20 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The segments of a name, each as a key can hold it.
+fn encode_segments(name: &str) -> Vec<String> {
+    let mut encoded: Vec<String> = name.split('/').map(encode_segment).collect();
+    // `b` is the object `b.json`; the folder of `b.json/c` must be another name, for file systems.
+    if let Some((_, folders)) = encoded.split_last_mut() {
+        for folder in folders {
+            if let Some(stem) = folder.strip_suffix(".json") {
+                *folder = format!("{stem}%2Ejson");
+            }
+        }
+    }
+    encoded
 }
 
 fn encode_segment(segment: &str) -> String {
@@ -173,7 +196,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_has_a_name_that_every_machine_has_for_a_file() {
+        let long = format!("a/{}.gz", "x".repeat(MAX_SEGMENT));
+        let hashed = format!("%long/{}.gz", blake3::hash(long.as_bytes()).to_hex());
+        for (name, key) in [
+            ("raw-spans/dt=2025-10-31/11:00:00.json.gz", "raw-spans/dt=2025-10-31/11:00:00.json.gz"),
+            ("C:\\x.gz", "C%3A%5Cx.gz"),
+            ("c:x/y.gz", "c%3Ax/y.gz"),
+            ("..\\x.gz", "..%5Cx.gz"),
+            ("../x.gz", "%2E%2E/x.gz"),
+            (&*long, &*hashed),
+        ] {
+            assert_eq!(Key::of_file(name, ".gz").as_str(), key);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_files_name_is_a_key_whatever_it_is_made_of(name in r"(?s)[./\\:a]{0,40}.{0,300}") {
+            let key = Key::of_file(&format!("{name}.gz"), ".gz");
+            prop_assert!(Key::new(key.as_str()).is_ok());
+            prop_assert!(key.as_str().ends_with(".gz") && !key.as_str().contains('\\'));
+            prop_assert!(key.as_str().split('/').all(|segment| segment.len() <= MAX_SEGMENT));
+        }
+
         #[test]
         fn encoding_any_name_gives_a_valid_key_and_comes_back(name in "(?s).{0,60}") {
             let key = Key::encode("batches", &name, ".json");
