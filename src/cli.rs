@@ -215,7 +215,8 @@ pub struct IngestArgs {
     /// Name of the batch that comes on standard input [default: stdin/ and the first 16 digits of its BLAKE3].
     #[arg(long, value_name = "NAME")]
     pub key: Option<String>,
-    /// Process batches again that the ledger has with the same bytes (objects: with the same key and size).
+    /// Process batches again that are stored already: loose, with the same bytes (objects: with the same key and size);
+    /// packed, objects with the same key.
     #[arg(long)]
     pub again: bool,
     /// What the pipeline is told.
