@@ -95,7 +95,7 @@ async fn worker(store: &Arc<dyn Store>, once: bool, delete_raw: bool) -> Arc<Wor
 /// What became of the batches, one word each.
 async fn once(store: &Arc<dyn Store>, delete_raw: bool) -> Vec<&'static str> {
     let worker = worker(store, true, delete_raw).await;
-    worker.run(CancellationToken::new()).map(|(_, outcome)| outcome.name()).collect().await
+    worker.run(CancellationToken::new()).map(|ended| ended.outcome.name()).collect().await
 }
 
 async fn put_raw(store: &Arc<dyn Store>, document: &str) {
@@ -121,11 +121,11 @@ async fn a_batch_that_was_not_read_back_well_is_stored_again_by_the_next_poll() 
         let worker = worker(&store, false, true).await;
         let stop = CancellationToken::new();
         let mut outcomes = worker.run(stop.clone());
-        let first = outcomes.next().await.unwrap().1;
+        let first = outcomes.next().await.unwrap().outcome;
         assert!(matches!(first, Outcome::Failed(_)), "{folder}: {first:?}");
         assert!(raw_is_there(&store).await);
         let second = tokio::time::timeout(Duration::from_secs(20), outcomes.next()).await.expect("it is tried again");
-        assert_eq!(second.unwrap().1.name(), "committed");
+        assert_eq!(second.unwrap().outcome.name(), "committed");
         stop.cancel();
         assert!(!raw_is_there(&store).await);
         assert_eq!(restored(&store).await, DOCUMENT);
