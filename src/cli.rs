@@ -219,6 +219,9 @@ pub struct IngestArgs {
     /// packed, objects with the same key.
     #[arg(long)]
     pub again: bool,
+    /// What is kept of a bucket.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// What the pipeline is told.
     #[command(flatten)]
     pub pipeline: PipelineArgs,
@@ -251,6 +254,9 @@ pub struct WorkerArgs {
     /// Where it is told of new batches.
     #[command(flatten)]
     pub queue: QueueArgs,
+    /// What is kept of a bucket.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Options of `health`.

@@ -52,6 +52,9 @@ impl Intake {
 
     /// Every batch that is not in the ledger.
     pub fn full_pass(&self) -> BoxStream<'static, Result<Meta>> {
+        if let Done::Packed(done) = &self.ledger {
+            done.list_all_next();
+        }
         let prefix = format!("{}/", self.paths.raw_spans);
         self.found(self.store.list(&prefix, None).map_err(Into::into), self.and_done).boxed()
     }

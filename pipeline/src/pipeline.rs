@@ -11,6 +11,7 @@ use crate::observe::{Observer, StageClock};
 use crate::otlp::{FrameLimits, ParseSettings, parse};
 use crate::packed::archive::{Archive, ArchiveSettings};
 use crate::packed::done::DoneBatches;
+use crate::packed::footers::Footers;
 use crate::packed::packer::{FlushSettings, InWork, Names, SystemNames};
 use crate::packed::prove::{Prover, Stored};
 use crate::split::{Separator, split};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub read_back: bool,
     /// Packed: what names of files are made of.
     pub names: Arc<dyn Names>,
+    /// Packed: a cache of the ends of files.
+    pub footers: Option<Footers>,
     /// Who is told how it goes.
     pub observer: Arc<dyn Observer>,
 }
@@ -78,6 +81,7 @@ impl Default for Settings {
             flush: FlushSettings::default(),
             read_back: false,
             names: Arc::new(SystemNames),
+            footers: None,
             observer: Arc::new(()),
         }
     }
@@ -135,7 +139,8 @@ impl Pipeline {
         let archive = Arc::new(Archive::new(store.clone(), archive_settings));
         archive.warm_up().await;
         let prover = Prover::new(store.clone(), settings.decompress);
-        Sink::Packed { archive, done: DoneBatches::new(store.clone()), prover }
+        let done = DoneBatches::with_footers(store.clone(), settings.footers.clone(), settings.names.clone());
+        Sink::Packed { archive, done, prover }
     }
 
     async fn open_loose(store: &Arc<dyn Store>, settings: &Settings) -> Result<Sink> {

@@ -14,7 +14,7 @@ use gravity_pipeline::index::{BatchKey, BatchReport, Committed};
 use gravity_pipeline::json_text::to_json;
 use gravity_pipeline::loose::{BatchSums, Layout, TraceIndex};
 use gravity_pipeline::packed::packer::FLUSH_BATCHES;
-use gravity_pipeline::pipeline::{Batch, Pipeline};
+use gravity_pipeline::pipeline::{Batch, Pipeline, Settings};
 use gravity_pipeline::stages::ahead;
 use gravity_pipeline::store::{Requests, Store};
 use gravity_pipeline::upload::UploadSums;
@@ -38,7 +38,8 @@ pub async fn run(args: IngestArgs, quiet: bool) -> Result<Done, Failure> {
     let stop = shutdown::listen();
     let (inputs, total) = inputs::find(&args.inputs, args.key.clone(), &args.pipeline.store).await?;
     let OpenStore { store, requests, .. } = args.pipeline.store.open().await?;
-    let pipeline = Arc::new(Pipeline::open(store.clone(), args.pipeline.settings()?).await?);
+    let settings = Settings { footers: args.cache.footers(&args.pipeline.store), ..args.pipeline.settings()? };
+    let pipeline = Arc::new(Pipeline::open(store.clone(), settings).await?);
     let progress = Progress::of_bytes(total, quiet);
     let location = store.location();
 

@@ -30,6 +30,7 @@ pub async fn run(args: WorkerArgs) -> Result<Done, Failure> {
     let OpenStore { store, untried, requests } = args.pipeline.store.open_observed(metrics.clone()).await?;
     let paths = args.pipeline.store.paths()?;
     let mut settings = Settings { observer: metrics.clone(), ..args.pipeline.settings()? };
+    settings.footers = args.cache.footers(&args.pipeline.store);
     settings.read_back = args.delete_raw.is_some();
     settings.flush.interval = Some(args.pipeline.packed.flush_interval).filter(|_| !args.once);
     let pipeline = tokio::select! {
