@@ -181,19 +181,64 @@ def check_collector(services):
     expect("what the collector lost", bad, [])
 
 
-def check_hook(services):
-    """That s3_events.py told the queue, which nobody read so far, of every batch, and of nothing else."""
+def raw_batches(services):
+    """The keys of the raw batches in the stack's bucket."""
     port, bucket = int(services.port("S3")), services.settings["TRACES_BUCKET"]
     status, listing = seaweedfs.s3(port, "GET", f"/{bucket}?list-type=2&prefix=raw-spans%2F")
     expect("status of the listing", status, 200)
     batches = set(re.findall("<Key>(.*?)</Key>", listing.decode()))
-    told, path = set(), f"/000000000000/{stack.QUEUE}"
+    expect("whether there are batches", bool(batches), True)
+    return batches
+
+
+def check_restored(services, store):
+    """That a packed store gives back each raw batch, byte for byte."""
+    for key in raw_batches(services):
+        path = urllib.parse.quote(f"/{services.settings['TRACES_BUCKET']}/{key}", safe="/")
+        status, raw = seaweedfs.s3(int(services.port("S3")), "GET", path)
+        expect(f"{key}: status", status, 200)
+        if store.gravity("restore", key) != gzip.decompress(raw):
+            raise Wrong(f"{key}: what was restored is not what was written")
+
+
+def ask_queue(services, **parameters):
+    return call_sqs(services.url("SQS"), f"/000000000000/{stack.QUEUE}", Version="2012-11-05", **parameters)
+
+
+def check_queue_empties(services, store):
+    """That a worker which takes its batches from that queue leaves nothing in it, nor in quarantine."""
+    env = {**store.env, **services.queue_variables()}
+    with open(services.folder / "queue-worker.log", "wb") as log:
+        worker = subprocess.Popen([store.binary, "worker", "--listen", "off"], env=env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while left := messages(services):
+            if time.monotonic() > deadline or worker.poll() is not None:
+                said = (services.folder / "queue-worker.log").read_text(errors="replace")[-2000:]
+                raise Wrong(f"{left} messages are still in the queue; its worker said\n{said}")
+            time.sleep(0.2)
+    finally:
+        worker.terminate()
+        worker.wait()
+    expect("quarantine", store.gravity("quarantine", "list", "--json"), b"")
+
+
+def messages(services):
+    """How many messages the queue has, those in somebody's hand included."""
+    told = ask_queue(services, **{"Action": "GetQueueAttributes", "AttributeName.1": "All"})
+    counts = dict(re.findall(r"<Name>(\w+)</Name>\s*<Value>(\d+)</Value>", told))
+    return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])
+
+
+def check_hook(services):
+    """That s3_events.py told the queue, which nobody read so far, of every batch, and of nothing else."""
+    batches, told = raw_batches(services), set()
     while True:
-        receive = {"Action": "ReceiveMessage", "MaxNumberOfMessages": 10, "Version": "2012-11-05"}
-        bodies = re.findall("<Body>(.*?)</Body>", call_sqs(services.url("SQS"), path, **receive), re.DOTALL)
+        # Soon visible again, for whom it is meant.
+        receive = {"Action": "ReceiveMessage", "MaxNumberOfMessages": 10, "VisibilityTimeout": 3}
+        bodies = re.findall("<Body>(.*?)</Body>", ask_queue(services, **receive), re.DOTALL)
         if not bodies:
             break
         for record in [record for body in bodies for record in json.loads(html.unescape(body))["Records"]]:
             told.add(urllib.parse.unquote_plus(record["s3"]["object"]["key"]))
     expect("objects that the queue was told of", sorted(told), sorted(batches))
-    expect("whether there were batches", bool(batches), True)

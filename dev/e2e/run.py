@@ -2,7 +2,7 @@
 """The whole chain, with the real programs: requests -> LiteLLM -> OpenTelemetry Collector -> S3 -> Gravity's worker
 -> `gravity reconstruct`. Every prompt and completion that was sent must come back, byte for byte.
 
-  dev/e2e/run.py            all on free ports of 127.0.0.1, without a network; about a minute
+  dev/e2e/run.py            all on free ports of 127.0.0.1, without a network; a minute or two
   dev/e2e/run.py --keep     leaves everything running, and says where
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,8 @@ import stack  # noqa: E402 (it stands in dev/native/)
 from seaweedfs import Stopped, on_stop_signals, raise_stopped  # noqa: E402
 from cases import all_cases, last_case  # noqa: E402
 from checks import (  # noqa: E402
-    Store, Wrong, check_all, check_case, check_collector, check_hook, expect, sample_checks, send_samples,
+    Store, Wrong, check_all, check_case, check_collector, check_hook, check_queue_empties, check_restored, expect,
+    sample_checks, send_samples,
 )  # fmt: skip
 from watch import check_prometheus  # noqa: E402
 from upstream import Upstream  # noqa: E402
@@ -66,6 +68,30 @@ def send_all(cases, upstream, port):
             expect(f"{case.name}: what the provider got", got, case.messages)
 
 
+def script(services, name, *args):
+    """Runs one of scripts/ on a stack, and gives what it prints."""
+    env = {**os.environ, "NATIVE": "1", "STACK_DIR": str(services.folder), "GRAVITY": services.gravity()}
+    done = subprocess.run([stack.ROOT / "scripts" / name, *args], env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise Wrong(f"scripts/{name}: code {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def check_scripts(services, case):
+    """That what a newcomer types shows what is stored."""
+    expect("whether scripts/inspect.sh says something", bool(script(services, "inspect.sh").strip()), True)
+    shown = script(services, "reconstruct.sh", case.trace_id)
+    expect("whether scripts/reconstruct.sh shows the answer", case.answer["content"] in shown, True)
+
+
+def check_stop(services):
+    """That scripts/stop-services.sh ends whatever runs."""
+    script(services, "stop-services.sh")
+    answering = [name for name, place in stack.PLACES.items() if stack.get(services.url(place))[0]]
+    expect("what still answers", answering, [])
+    expect("whether the folder is still there", services.folder.exists(), False)
+
+
 def run(folder, stacks, step):
     """Starts each stack into `stacks`, so that the caller ends it whatever happens."""
     cases, last = all_cases(), last_case()
@@ -73,16 +99,16 @@ def run(folder, stacks, step):
     # The real provider's route, to a provider of ours.
     os.environ.update(OPENAI_API_KEY="sk-local", OPENAI_BASE_URL=upstream.url)
 
-    # One S3 server tells a queue of new objects, the other's worker looks for itself. The collector of the second
-    # gets what the first one's sends to Jaeger.
+    # One S3 server tells a queue of new objects, and that queue's worker keeps a packed store; the other's worker looks
+    # for itself, and keeps a loose one. The collector of the first gets what the second one's sends to Jaeger.
     events = stack.Stack(folder / "by-events")
-    events.create({**stack.settings(free_ports=True), "S3_SERVER": "ministack"})
+    events.create({**stack.settings(free_ports=True), "S3_SERVER": "ministack", "LAYOUT": "packed"})
     polling = stack.Stack(folder / "by-polling")
     jaeger = f"{stack.HOST}:{events.port('OTLP_GRPC')}"
     polling.create({**stack.settings(free_ports=True), "WORKER": "polling", "JAEGER_ENDPOINT": jaeger})
     stacks += [events, polling]
     events.start(["collector", "s3", "worker", "prometheus"])
-    polling.start(["litellm", "collector", "sqs", "events", "s3", "console", "worker", "prometheus"])
+    script(polling, "start-services.sh")
     step("all programs are up")
 
     send_all(cases, upstream, int(polling.port("LITELLM")))
@@ -99,10 +125,16 @@ def run(folder, stacks, step):
         check_all(name, store, checks)
         check_collector(services)
         step(f"{name}: all content of {len(checks)} traces came back, byte for byte")
+    packed = Store(events.gravity(), f"s3://{events.settings['TRACES_BUCKET']}", events.s3_variables())
+    check_all("by-events", packed, [("raw batches", functools.partial(check_restored, events))])
+    step("by-events: every raw batch was restored, byte for byte")
     check_prometheus(events, polling)
     step("Prometheus has scraped, and dashboard and alerts name what there is")
     check_hook(polling)
-    step("every batch in SeaweedFS was told to the queue")
+    check_queue_empties(polling, store)
+    step("every batch in SeaweedFS was told to the queue, and a worker on it left none in it and nothing in quarantine")
+    check_scripts(polling, next(case for case in cases if case.name == "chat"))
+    step("scripts/ show what is stored")
 
     # Ended in order, neither proxy nor collector takes anything with it that was answered.
     send(last, int(polling.port("LITELLM")))
@@ -111,6 +143,8 @@ def run(folder, stacks, step):
     store = Store(polling.gravity(), f"s3://{polling.settings['TRACES_BUCKET']}", polling.s3_variables())
     check_all("after the shutdown", store, [(last.name, functools.partial(check_case, last))])
     step("what was answered just before the shutdown came back too")
+    check_stop(polling)
+    step("scripts/stop-services.sh ended all of it")
 
 
 def main():

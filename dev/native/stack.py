@@ -77,8 +77,10 @@ def installed(name, *places):
 
 def started_at(pid):
     """When the process `pid` began, empty if there is none: a number alone may be another process by now."""
-    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-    return shown.stdout.strip()
+    shown = subprocess.run(["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    state, _, started = shown.stdout.strip().partition(" ")
+    # One that has ended may stay as long as nobody asks for its exit code.
+    return "" if state.startswith("Z") else started.strip()
 
 
 class Stack:
@@ -155,6 +157,8 @@ class Stack:
 
     def worker(self):
         command = [self.gravity(), "worker", "--store", f"s3://{self.settings['TRACES_BUCKET']}"]
+        if layout := self.settings.get("LAYOUT"):
+            command += ["--layout", layout]
         queue = {} if self.settings.get("WORKER") == "polling" else self.queue_variables()
         env = {**self.s3_variables(), **queue, "GRAVITY_LISTEN": f"{HOST}:{self.port('GRAVITY')}", "RUST_LOG": "info"}
         return command, env, self.url("GRAVITY") + "/readyz"
@@ -247,7 +251,7 @@ class Stack:
             os.waitpid(state["pid"], os.WNOHANG)
         except ChildProcessError:
             pass
-        return state["pid"] if started_at(state["pid"]) == state["started"] else None
+        return state["pid"] if state["started"] and started_at(state["pid"]) == state["started"] else None
 
     def healthy(self, name):
         url = getattr(self, name)()[2]
@@ -379,7 +383,8 @@ def main():
     for name in ("start", "status", "env", "gravity", "port", "logs", "stop"):
         sub = actions.add_parser(name)
         sub.set_defaults(action=globals()["command_" + name])
-        sub.add_argument("--dir", type=Path, default=ROOT / ".native", help="where it keeps its files [./.native]")
+        sub.add_argument("--dir", type=Path, default=os.environ.get("STACK_DIR", ROOT / ".native"),
+                         help="where it keeps its files [STACK_DIR, or ./.native]")  # fmt: skip
         if name == "start":
             sub.add_argument("--free-ports", action="store_true", help="ports that are free now, not those of dev/.env")
         if name == "gravity":
