@@ -14,7 +14,7 @@ mod faulty_s3;
 use common::cloud::Cloud;
 use common::otlp::{document, span, span_id, trace};
 use common::store::Files;
-use common::{Dice, Place, Ran, finish, gravity, gz, run, signal, start, wait_until, zst};
+use common::{Dice, Place, Ran, gravity, gz, run, signal, zst};
 use faulty_s3::{Fault, FaultyS3};
 use flate2::read::MultiGzDecoder;
 use gravity_pipeline::store::{Key, PutMode, S3, S3Settings, Store};
@@ -124,7 +124,7 @@ impl Site for Cloud {
         let mut command = Cloud::command(self, words);
         if words == "worker" {
             command.env("SQS_QUEUE_URL", &self.queue);
-            command.envs([("SQS_VISIBILITY_TIMEOUT", "2s"), ("SQS_MAX_RECEIVES", "100000")]);
+            command.envs([("SQS_VISIBILITY_TIMEOUT", "3s"), ("SQS_MAX_RECEIVES", "100000")]);
         }
         command
     }
@@ -134,12 +134,21 @@ impl Site for Cloud {
     }
 }
 
-/// A worker that nobody kills, until no message is left.
+/// A worker that nobody kills, until no message is left. ministack answers requests of workers that were killed too,
+/// so each of these may have taken messages once more.
 fn empty_the_queue(cloud: &Cloud) {
-    let worker = start(worker(cloud).args(["--poll-interval", "20ms"]));
-    wait_until("the queue is empty", || cloud.depth() == (0, 0));
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = worker(cloud);
+    command.args(["--poll-interval", "20ms"]).stdout(Stdio::null()).stderr(log.reopen().unwrap());
+    let mut worker = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while cloud.depth() != (0, 0) {
+        let said = || fs::read_to_string(log.path()).unwrap();
+        assert!(Instant::now() < deadline, "{:?} messages are left:\n{}", cloud.depth(), said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     signal(&worker, "TERM");
-    finish(worker).exits(0);
+    assert!(worker.wait().unwrap().success());
 }
 
 /// Span id, key and content.
