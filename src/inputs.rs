@@ -61,7 +61,8 @@ impl Input {
                     () = silence => Some((Err(interrupted()), (stream::empty().boxed(), stop, interrupted))),
                 }
             });
-        Ok(until_stopped.boxed())
+        // Who reads a short beginning asks again at the end.
+        Ok(until_stopped.fuse().boxed())
     }
 
     async fn bytes(&self) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
