@@ -12,7 +12,7 @@ use crate::hash::{ByHash, ChunkHash};
 use crate::store::{PutMode, Store};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
@@ -144,7 +144,8 @@ impl Blobs {
     /// # Errors
     /// [`Error::Lost`] if a chunk is gone.
     pub async fn prove(&self, store: &dyn Store, hashes: impl IntoIterator<Item = ChunkHash>) -> Result<()> {
-        let distinct: HashSet<_> = hashes.into_iter().collect();
+        // In their order: what is asked first does not differ from one run to the next.
+        let distinct: BTreeSet<_> = hashes.into_iter().collect();
         let gone: Vec<_> = stream::iter(distinct)
             .map(|hash| async move { Ok::<_, Error>((hash, self.is_there(store, &hash).await?)) })
             .buffer_unordered(PROVED_AT_ONCE)
