@@ -140,13 +140,13 @@ impl<H: Holds> Groups<H> {
 
     fn may_take(&self, at: usize, bytes: u64, holds: &H) -> bool {
         let group = &self.groups[at];
+        let mut newer = self.groups.iter().filter(|other| other.sorts_behind(group)).peekable();
         let most = match group.holds.relation(holds) {
             Relation::Excludes => return false,
             Relation::Overlaps => self.most.saturating_mul(OVERLAPPING),
-            Relation::None if at + 1 == self.groups.len() => self.most,
+            Relation::None if newer.peek().is_none() => self.most,
             Relation::None => return false,
         };
-        let mut newer = self.groups.iter().filter(|other| other.sorts_behind(group));
         group.bytes.saturating_add(bytes) <= most && newer.all(|newer| group.holds.may_pass(&newer.holds, holds))
     }
 }
