@@ -61,7 +61,8 @@ fn a_worker_whose_disk_is_full_goes_on_when_there_is_room() {
     let place = Place::new();
     let Some(disk) = Disk::mount(place.data(), 400) else { return };
     write_batches(&place, 40);
-    let worker = start(place.command("worker").args(["--poll-interval", "50ms"]));
+    // A try of each batch is a line in the log, and nobody reads the pipe meanwhile: few enough that it does not fill up.
+    let worker = start(place.command("worker").args(["--poll-interval", "400ms"]));
     wait_until("some batches are done", || !place.store().keys("batches").is_empty());
     // Full, and it has been for a while.
     std::thread::sleep(std::time::Duration::from_secs(1));
