@@ -37,9 +37,10 @@ e2e: ## LiteLLM, collector, S3 and worker: what was sent comes back
 
 lint: lint-fmt lint-clippy lint-deny lint-prometheus lint-stack ## Format, clippy, dependencies, alert rules, deployment
 
-lint-fmt:
+lint-fmt: ## Format, and no file with the marks of a merge
 	cargo fmt --all --check
 	cargo fmt --manifest-path pipeline/fuzz/Cargo.toml --check
+	@! grep -rnIE '^(<{7}|>{7}) ' --exclude-dir=.git --exclude-dir=.tools --exclude-dir=target . || { echo 'a merge was not finished'; exit 1; }
 
 lint-clippy:
 	cargo clippy --workspace --all-targets -- -D warnings
