@@ -65,16 +65,53 @@ impl Block {
     }
 
     /// Bytes behind a backslash that escapes them, if the first byte is not one.
-    ///
-    /// This and [`through_strings`] are from Langdale and Lemire, [Parsing Gigabytes of JSON per
-    /// Second](https://arxiv.org/abs/1902.08318) (2019), in the form that simdjson has now.
     pub(crate) fn escaped(self) -> u64 {
-        const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
-        // In a run of backslashes every other byte is escaped, and what follows it if the run is odd: subtracting the
-        // run from what may be escaped carries through it, and tells where it ended.
-        let escapes_or_ends = ((self.backslashes << 1) | ODD).wrapping_sub(self.backslashes) ^ ODD;
-        escapes_or_ends ^ self.backslashes
+        escaped(self.backslashes)
     }
+}
+
+/// Bytes behind one of these backslashes that escapes them, if the first byte is not one.
+///
+/// This and [`through_strings`] are from Langdale and Lemire, [Parsing Gigabytes of JSON per
+/// Second](https://arxiv.org/abs/1902.08318) (2019), in the form that simdjson has now.
+fn escaped(backslashes: u64) -> u64 {
+    const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
+    // In a run of backslashes every other byte is escaped, and what follows it if the run is odd: subtracting the
+    // run from what may be escaped carries through it, and tells where it ended.
+    let escapes_or_ends = ((backslashes << 1) | ODD).wrapping_sub(backslashes) ^ ODD;
+    escapes_or_ends ^ backslashes
+}
+
+/// Where the first `quote` stands that no backslash escapes.
+pub(crate) fn unescaped(quote: u8, text: &[u8]) -> Option<usize> {
+    let first = memchr::memchr2(quote, b'\\', text)?;
+    if text[first] == quote {
+        return Some(first);
+    }
+    // One if the block's first byte is escaped.
+    let mut carried = 0;
+    for (number, bytes) in text[first..].chunks(BLOCK).enumerate() {
+        let mut last = [0; BLOCK];
+        let block = bytes.first_chunk().unwrap_or_else(|| {
+            last[..bytes.len()].copy_from_slice(bytes);
+            &last
+        });
+        let (mut quotes, mut backslashes) = (0, 0);
+        for (place, sixteen) in block.as_chunks::<LANES>().0.iter().enumerate() {
+            let lanes = Lanes::new(sixteen);
+            let bits = |mask: u8x16| u64::from(mask.to_bitmask()) << (place * LANES);
+            quotes |= bits(lanes.equal(quote));
+            backslashes |= bits(lanes.equal(b'\\'));
+        }
+        backslashes &= !carried;
+        let escaped = escaped(backslashes);
+        let ends = quotes & !(escaped | carried);
+        if ends != 0 {
+            return Some(first + number * BLOCK + ends.trailing_zeros() as usize);
+        }
+        carried = (backslashes & !escaped) >> (BLOCK - 1);
+    }
+    None
 }
 
 /// All bytes from each first of two quotes up to the second, which does not count.
@@ -104,6 +141,17 @@ mod tests {
             prop_assert_eq!(block.backslashes, places(&bytes, |at| bytes[at] == b'\\'));
             prop_assert_eq!(block.opens, places(&bytes, |at| matches!(bytes[at], b'{' | b'[')));
             prop_assert_eq!(block.closes, places(&bytes, |at| matches!(bytes[at], b'}' | b']')));
+        }
+
+        #[test]
+        fn the_quote_that_no_backslash_escapes_is_found_as_byte_by_byte(
+            text in proptest::collection::vec(prop_oneof![4 => Just(b'\\'), 1 => Just(b'"'), 4 => any::<u8>()], 0..300),
+        ) {
+            let mut at = 0;
+            while at < text.len() && text[at] != b'"' {
+                at += if text[at] == b'\\' { 2 } else { 1 };
+            }
+            prop_assert_eq!(unescaped(b'"', &text), (at < text.len()).then_some(at));
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! Nodes: every distinct text once.
 
-use super::lift::Habit;
+use super::lift::{Dialect, Habit};
 use highway::{HighwayHash, HighwayHasher, Key};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -86,6 +86,17 @@ impl NodeKey {
             // Another function altogether, so that no text has a shape's key.
             secret[0] ^= kind.number() as u64;
         }
+        Self::with(secret, text)
+    }
+
+    /// The key of a string literal, as it stands between quotes of this kind. It is no text's.
+    pub(super) fn of_literal(dialect: Dialect, quote: u8, literal: &[u8]) -> Self {
+        let mut secret = *SECRET;
+        secret[1] ^= (u64::from(quote) << 8) + dialect as u64 + 1;
+        Self::with(secret, literal)
+    }
+
+    fn with(secret: [u64; 4], text: &[u8]) -> Self {
         let [low, high] = HighwayHasher::new(Key(secret)).hash128(text);
         Self((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
     }

@@ -275,7 +275,7 @@ impl Packer {
                 Some(begun) => begun,
                 None => Begun { writer: SpansWriter::new(effort, traces).map_err(parquet)?, packs: BTreeSet::new() },
             };
-            let rows = resolve(&rows, &numbers, &mut begun.packs)?;
+            let rows = resolve([&rows], &numbers, &mut begun.packs)?;
             begun.writer.write(&rows).map_err(parquet)?;
             Ok(begun)
         })
@@ -390,10 +390,8 @@ impl Spans {
         if self.batches.is_empty() {
             return Ok(None);
         }
-        let (mut rows, mut packs) = (Rows::default(), BTreeSet::new());
-        for lifted in self.batches.iter() {
-            rows.append(&resolve(&lifted.rows, numbers, &mut packs)?);
-        }
+        let mut packs = BTreeSet::new();
+        let rows = resolve(self.batches.iter().map(|lifted| &lifted.rows), numbers, &mut packs)?;
         let mut traces: Vec<_> = rows.rows.iter().filter_map(|row| row.trace_id).collect();
         traces.sort_unstable();
         traces.dedup();
@@ -411,34 +409,33 @@ async fn finish_large(lifted: Lifted, numbers: Numbers) -> Result<Bytes> {
         let Some(Begun { mut writer, mut packs }) = begun else {
             return Err(Error::Config("a large batch without its file".into()));
         };
-        writer.write(&resolve(&rows, &numbers, &mut packs)?).map_err(parquet)?;
+        writer.write(&resolve([&rows], &numbers, &mut packs)?).map_err(parquet)?;
         let packs: Vec<u64> = packs.into_iter().collect();
         writer.finish(&[&source], &packs, vec![]).map_err(parquet)
     })
     .await?
 }
 
-/// Replaces every node by its stored number.
-fn resolve(rows: &Rows<NodeRef>, numbers: &Numbers, packs: &mut BTreeSet<u64>) -> Result<Rows<u64>> {
-    let mut number = |node: NodeRef| {
+/// Joins rows, every node by its stored number, and notes the packs of these.
+fn resolve<'r>(
+    rows: impl IntoIterator<Item = &'r Rows<NodeRef>>,
+    numbers: &Numbers,
+    packs: &mut BTreeSet<u64>,
+) -> Result<Rows<u64>> {
+    let (mut resolved, mut last) = (Rows::default(), None);
+    let mut number = |node| {
         let number = numbers.of(node).ok_or_else(lost_nodes)?;
-        packs.insert(PackNumber::of_node(number).0);
+        let pack = PackNumber::of_node(number).0;
+        // Most are in the pack that the one before is in.
+        if last.replace(pack) != Some(pack) {
+            packs.insert(pack);
+        }
         Ok::<_, Error>(number)
     };
-    let mut resolved = Vec::with_capacity(rows.rows.len());
-    for row in &rows.rows {
-        let shape = row.shape.map(&mut number).transpose()?;
-        resolved.push(Row { shape, ..row.without_ids() });
+    for rows in rows {
+        resolved.append_as(rows, &mut number)?;
     }
-    Ok(Rows {
-        rows: resolved,
-        refs: rows.refs.iter().map(|&node| number(node)).collect::<Result<_>>()?,
-        values: rows.values.clone(),
-        streams: rows.streams.clone(),
-        texts: rows.texts.clone(),
-        content: rows.content,
-        elements: vec![],
-    })
+    Ok(resolved)
 }
 
 /// The files of a pack by their numbers, one unless it is enormous.

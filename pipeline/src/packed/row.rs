@@ -3,6 +3,7 @@
 use super::shape::Broken;
 use crate::otlp::Element;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ops::Range;
 
 /// What a row is.
@@ -236,6 +237,18 @@ impl<Id: Copy> Rows<Id> {
 
     /// Appends other rows.
     pub fn append(&mut self, other: &Rows<Id>) {
+        let Ok(()) = self.append_as(other, Ok::<_, Infallible>);
+    }
+
+    /// Appends other rows, whose nodes have other names; `node` translates them.
+    ///
+    /// # Errors
+    /// As `node`; then some of it has been appended.
+    pub fn append_as<Other: Copy, E>(
+        &mut self,
+        other: &Rows<Other>,
+        mut node: impl FnMut(Other) -> Result<Id, E>,
+    ) -> Result<(), E> {
         let (refs, rest) = (self.refs.len(), self.values.len());
         let rows = self.rows.len();
         let shifted =
@@ -244,23 +257,29 @@ impl<Id: Copy> Rows<Id> {
         let texts: Vec<TextId> = other.texts.all().map(|text| self.texts.id(text)).collect();
         let streams: Vec<TextId> = other.streams.all().map(|key| self.streams.id(key)).collect();
         let text = |id: Option<TextId>| id.map(|id| texts[id as usize]);
-        self.refs.extend_from_slice(&other.refs);
-        for (stream, value) in (0..other.values.len()).map(|at| other.values.get(at)) {
-            self.values.push(streams[stream as usize], value);
+        self.refs.reserve(other.refs.len());
+        for &id in &other.refs {
+            self.refs.push(node(id)?);
         }
-        self.rows.extend(other.rows.iter().map(|&row| Row {
-            source: texts.get(row.source as usize).copied().unwrap_or_default(),
-            refs_end: refs + row.refs_end,
-            rest_end: rest + row.rest_end,
-            name: text(row.name),
-            service: text(row.service),
-            tenant: text(row.tenant),
-            model: text(row.model),
-            provider: text(row.provider),
-            convention: text(row.convention),
-            batch: text(row.batch),
-            ..row
-        }));
+        self.values.append(&other.values, &streams);
+        self.rows.reserve(other.rows.len());
+        for row in &other.rows {
+            self.rows.push(Row {
+                shape: row.shape.map(&mut node).transpose()?,
+                source: texts.get(row.source as usize).copied().unwrap_or_default(),
+                refs_end: refs + row.refs_end,
+                rest_end: rest + row.rest_end,
+                name: text(row.name),
+                service: text(row.service),
+                tenant: text(row.tenant),
+                model: text(row.model),
+                provider: text(row.provider),
+                convention: text(row.convention),
+                batch: text(row.batch),
+                ..row.without_ids()
+            });
+        }
+        Ok(())
     }
 
     /// The rows at the places that are wanted.
@@ -310,6 +329,13 @@ impl ValueList {
     pub fn push(&mut self, stream: TextId, value: &[u8]) {
         self.bytes.extend_from_slice(value);
         self.ends.push((self.bytes.len(), stream));
+    }
+
+    /// Appends other values; `streams` has the number that each of their streams has here.
+    fn append(&mut self, other: &Self, streams: &[TextId]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.ends.extend(other.ends.iter().map(|&(end, stream)| (start + end, streams[stream as usize])));
     }
 
     /// How many there are.
@@ -378,7 +404,8 @@ impl Texts {
         &self.all[id as usize]
     }
 
-    fn all(&self) -> impl Iterator<Item = &[u8]> {
+    /// All texts, by number.
+    pub(super) fn all(&self) -> impl Iterator<Item = &[u8]> {
         self.all.iter().map(AsRef::as_ref)
     }
 }

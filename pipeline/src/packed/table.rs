@@ -1,6 +1,6 @@
 //! The nodes that this process knows, and the pack that new ones go into.
 
-use super::lift::Nodes;
+use super::lift::{Literal, Nodes};
 use super::node::{Kind, Node, NodeKey};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -101,7 +101,9 @@ enum State {
 pub struct NodeTable {
     /// Nodes that a generation of a shard has room for.
     entries: usize,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard<NodeRef>>>,
+    /// Literals by their own bytes.
+    literals: Vec<Mutex<Shard<Literal<NodeRef>>>>,
     open: Mutex<(u32, Pack)>,
     packs: RwLock<Packs>,
     /// When it last knew nothing.
@@ -149,16 +151,19 @@ impl Numbers {
 pub const FORGET_AFTER: Duration = Duration::from_secs(12 * 3600);
 
 const SHARDS: usize = 16;
-/// Bytes that an entry takes in a table that has just doubled.
-const ENTRY_BYTES: usize = 2 * (size_of::<(NodeKey, NodeRef)>() + 1);
+/// Of the budget, one part in so many is for literals: there are fewer of them than of texts, and to forget one costs
+/// time and no space.
+const LITERALS: usize = 4;
 
 impl NodeTable {
     /// A table of at most about `budget` bytes.
     pub fn new(budget: usize) -> Self {
-        let entries = (budget / SHARDS / ENTRY_BYTES / 2).max(16);
+        let literals = budget / LITERALS;
+        let entries = Shard::<NodeRef>::entries(budget - literals);
         Self {
             entries,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard { entries, ..Shard::default() })).collect(),
+            shards: Shard::shards(budget - literals),
+            literals: Shard::shards(literals),
             open: Mutex::default(),
             packs: RwLock::new(Packs { states: vec![State::Open], dead: HashSet::new() }),
             since: Mutex::new((Instant::now(), SystemTime::now())),
@@ -260,11 +265,8 @@ impl NodeTable {
 
     /// Forgets all that it knows.
     pub fn forget(&self) {
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            shard.young.clear();
-            shard.old.clear();
-        }
+        self.shards.iter().for_each(|shard| lock(shard).clear());
+        self.literals.iter().for_each(|shard| lock(shard).clear());
     }
 
     /// The numbers under which nodes are stored.
@@ -277,7 +279,7 @@ impl NodeTable {
         Numbers { packs: packs.states.iter().map(number).collect(), dead: packs.dead.clone() }
     }
 
-    fn shard(&self, key: &NodeKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: &NodeKey) -> MutexGuard<'_, Shard<NodeRef>> {
         lock(&self.shards[key.shard() % SHARDS])
     }
 }
@@ -312,34 +314,64 @@ impl Nodes for NodeTable {
         shard.insert(key, node);
         node
     }
+
+    fn find_literal(&self, key: &NodeKey) -> Option<Literal<NodeRef>> {
+        lock(&self.literals[key.shard() % SHARDS]).get(key)
+    }
+
+    fn know_literal(&self, key: NodeKey, literal: Literal<NodeRef>) {
+        let packs = self.packs();
+        // While this is held, no pack fails: whatever is lost is so by now, or is forgotten later, with this.
+        if !packs.is_lost(literal.node) {
+            lock(&self.literals[key.shard() % SHARDS]).insert(key, literal);
+        }
+    }
 }
 
 /// Two generations: when the young one is full it becomes the old one, and what was old is forgotten unless it was
 /// asked for meanwhile.
-#[derive(Default)]
-struct Shard {
-    young: Entries,
-    old: Entries,
+struct Shard<V> {
+    young: Entries<V>,
+    old: Entries<V>,
     entries: usize,
 }
 
-type Entries = HashMap<NodeKey, NodeRef, BuildHasherDefault<LastBytes>>;
+type Entries<V> = HashMap<NodeKey, V, BuildHasherDefault<LastBytes>>;
 
-impl Shard {
-    fn get(&mut self, key: &NodeKey) -> Option<NodeRef> {
-        if let Some(&node) = self.young.get(key) {
-            return Some(node);
-        }
-        let node = *self.old.get(key)?;
-        self.insert(*key, node);
-        Some(node)
+impl<V: Copy> Shard<V> {
+    /// Shards that need about so many bytes together.
+    fn shards(budget: usize) -> Vec<Mutex<Self>> {
+        let entries = Self::entries(budget);
+        let new = || Self { young: Entries::default(), old: Entries::default(), entries };
+        (0..SHARDS).map(|_| Mutex::new(new())).collect()
     }
 
-    fn insert(&mut self, key: NodeKey, node: NodeRef) {
+    /// How many a generation of each of them has room for.
+    fn entries(budget: usize) -> usize {
+        // In a table that has just doubled.
+        let bytes = 2 * (size_of::<(NodeKey, V)>() + 1);
+        (budget / SHARDS / bytes / 2).max(16)
+    }
+
+    fn get(&mut self, key: &NodeKey) -> Option<V> {
+        if let Some(&value) = self.young.get(key) {
+            return Some(value);
+        }
+        let value = *self.old.get(key)?;
+        self.insert(*key, value);
+        Some(value)
+    }
+
+    fn insert(&mut self, key: NodeKey, value: V) {
         if self.young.len() >= self.entries {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, node);
+        self.young.insert(key, value);
+    }
+
+    fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
     }
 }
 
@@ -370,6 +402,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packed::lift::{Dialect, Habits};
+
+    #[tokio::test]
+    async fn a_literal_whose_text_was_lost_is_not_known() {
+        let table = NodeTable::new(1 << 20);
+        let key = NodeKey::of(Kind::Leaf, b"text");
+        let node = table.add(key, Node { kind: Kind::Leaf, text: b"text", refs: &[] });
+        let literal = Literal { node, habits: Habits::JSON, bytes: 4 };
+        let literal_key = NodeKey::of_literal(Dialect::Json, b'"', b"text");
+        table.know_literal(literal_key, literal);
+        assert_eq!(table.find_literal(&literal_key).map(|known| known.node), Some(node));
+        let (pack, _) = table.seal();
+        table.failed(pack);
+        assert!(table.find_literal(&literal_key).is_none());
+        // Lifted before its pack failed, noted after.
+        table.know_literal(literal_key, literal);
+        assert!(table.find_literal(&literal_key).is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_known_is_forgotten_when_the_machine_slept_for_so_long() {

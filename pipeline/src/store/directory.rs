@@ -27,6 +27,8 @@ const LOCKS: u8 = 64;
 /// Forgetting one costs an fsync, nothing else.
 const REMEMBERED_FOLDERS: usize = 10_000;
 const READ_BUFFER: usize = 256 << 10;
+/// An object up to this size is read while it is opened: each change of threads takes longer than that.
+const READ_AT_ONCE: u64 = 1 << 20;
 
 /// Objects as files below one folder.
 pub struct Directory {
@@ -316,16 +318,23 @@ impl Store for Directory {
     async fn get(&self, key: &Key) -> Result<Option<Object>> {
         let at = key.clone();
         let opened = self.blocking("get", key, move |inner, path| {
-            let (file, meta) = open_object(path)?;
-            Ok((inner.meta(&at, &meta), file))
+            let (mut file, meta) = open_object(path)?;
+            let mut read = Vec::new();
+            if meta.len() <= READ_AT_ONCE {
+                read.reserve_exact(meta.len() as usize);
+                file.read_to_end(&mut read)?;
+            }
+            Ok((inner.meta(&at, &meta), Bytes::from(read), file))
         });
         let shown = self.inner.path(key)?;
-        Ok(found(opened.await)?.map(|(meta, file)| Object {
-            meta,
-            body: ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
-                .map_err(move |e| Error::io("get", shown.display(), &e))
-                .boxed(),
-            crc32: None,
+        Ok(found(opened.await)?.map(|(meta, read, file)| {
+            let body = match meta.size <= READ_AT_ONCE {
+                true => stream::iter((!read.is_empty()).then_some(Ok(read))).boxed(),
+                false => ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
+                    .map_err(move |e| Error::io("get", shown.display(), &e))
+                    .boxed(),
+            };
+            Object { meta, body, crc32: None }
         }))
     }
 

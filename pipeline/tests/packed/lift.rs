@@ -78,6 +78,14 @@ proptest! {
         comes_back(&text);
     }
 
+    /// The second is known by its own bytes, and is not decoded.
+    #[test]
+    fn a_literal_that_was_there_before_comes_back(text in nested(), habit in habit()) {
+        let long = literal(habit, &text.repeat(1 + 256 / text.len().max(1)));
+        let all = [&long[..], &long, &literal(Habit::Json, &long), &literal(Habit::Json, &long)].join(&b", "[..]);
+        comes_back(&[&b"["[..], &all, b"]"].concat());
+    }
+
     #[test]
     fn what_stands_in_a_literal_of_any_habit_is_a_node(text in "[ -~é\n\t<>&\u{7f}\u{2028}\u{8}]{70,120}", habit in habit()) {
         let open: &[u8] = if habit.is_python() { b"{'a': " } else { b"{\"a\":" };

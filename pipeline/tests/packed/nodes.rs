@@ -1,6 +1,6 @@
 //! Nodes in memory, and what they stand for. The fuzz targets use it as well.
 
-use gravity_pipeline::packed::lift::{Nodes, fill};
+use gravity_pipeline::packed::lift::{Literal, Nodes, fill};
 use gravity_pipeline::packed::node::{Kind, Node, NodeKey};
 use gravity_pipeline::packed::row::{Row, Rows, Values};
 use gravity_pipeline::packed::shape::{Broken, Column, unshred};
@@ -13,6 +13,7 @@ pub struct InMemory(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     by_key: HashMap<NodeKey, usize>,
+    literals: HashMap<NodeKey, Literal<usize>>,
     nodes: Vec<(Kind, Vec<u8>, Vec<usize>)>,
 }
 
@@ -36,6 +37,14 @@ impl Nodes for InMemory {
         let id = inner.nodes.len() - 1;
         inner.by_key.insert(key, id);
         id
+    }
+
+    fn find_literal(&self, key: &NodeKey) -> Option<Literal<usize>> {
+        self.0.lock().unwrap().literals.get(key).copied()
+    }
+
+    fn know_literal(&self, key: NodeKey, literal: Literal<usize>) {
+        self.0.lock().unwrap().literals.insert(key, literal);
     }
 }
 

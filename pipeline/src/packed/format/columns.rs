@@ -6,7 +6,7 @@ use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::{get_column_reader, get_typed_column_reader};
-use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
+use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::properties::ReaderProperties;
@@ -111,6 +111,25 @@ pub(super) fn read_optional<T: DataType>(
     }
 }
 
+/// Reads all rows of two columns, of which each row has a value in one; `None` for a row that has none.
+pub(super) fn read_either<T: DataType>(
+    group: &dyn RowGroupReader,
+    columns: [usize; 2],
+) -> Result<Vec<Option<T::T>>, Broken> {
+    let rows = &all_rows(group);
+    let mut either = read_optional::<T>(group, columns[0], rows)?;
+    let (others, levels, _) = read::<T>(group, columns[1], rows)?;
+    let mut others = others.into_iter();
+    for (value, _) in either.iter_mut().zip(&levels).filter(|(_, level)| **level > 0) {
+        let other = others.next();
+        *value = value.take().or(other);
+    }
+    match levels.len() == rows.len() && others.next().is_none() {
+        true => Ok(either),
+        false => Err(format!("column {} has values for {} of {} rows", columns[1], levels.len(), rows.len())),
+    }
+}
+
 /// Reads some rows of a column of lists: all values, and where each row's end.
 pub(super) fn read_lists(
     group: &dyn RowGroupReader,
@@ -151,7 +170,8 @@ fn read<T: DataType>(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>)
     if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
         return Err(format!("column {at} has no row {}", rows.start));
     }
-    let (mut values, mut definition, mut repetition) = (Vec::new(), Vec::new(), Vec::new());
+    // A value a row, mostly: to grow by doubling would touch twice the memory. A row group has no more than a million rows.
+    let (mut values, mut definition, mut repetition) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
     reader.read_records(rows.len(), Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
     Ok((values, definition, repetition))
 }
@@ -188,10 +208,6 @@ impl Iterator for Known {
 
 pub(super) fn bytes(value: &[u8]) -> ByteArray {
     ByteArray::from(Bytes::copy_from_slice(value))
-}
-
-pub(super) fn fixed(value: &[u8]) -> FixedLenByteArray {
-    ByteArray::from(Bytes::copy_from_slice(value)).into()
 }
 
 /// A part of a file, at its place.

@@ -1,20 +1,19 @@
 //! `nodes/…parquet`: every distinct text once.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
+    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_either, read_lists, read_required, required,
 };
+use super::groups::{Writer, write_groups};
 use super::{Broken, Effort, PACKS_KEY, properties};
 use crate::packed::node::{Kind, Node};
 use ::bytes::Bytes;
 use parquet::basic::Encoding;
-use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::errors::Result as ParquetResult;
-use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::EnabledStatistics;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -41,8 +40,6 @@ pub type StoredNode<'n> = (u64, Kind, &'n [u8], &'n [i64]);
 
 /// A file with more text than this has two row groups at least, so that two cores compress it, and two read it.
 const TWO_FROM: usize = 2 << 20;
-/// Row groups that are compressed at the same time at most: each needs memory.
-const AT_ONCE: usize = 4;
 
 /// Writes a file of nodes.
 ///
@@ -53,17 +50,8 @@ where
     I: Iterator<Item = StoredNode<'n>>,
 {
     let mut writer = NodesWriter::new(effort)?;
-    let mut groups = groups(file.nodes.collect(), effort);
-    let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(AT_ONCE));
-    for groups in groups.chunks_mut(at_once) {
-        let compressed = std::thread::scope(|scope| {
-            let compress = |group| scope.spawn(move || CompressedGroup::new(group, effort));
-            let threads: Vec<_> = groups.iter_mut().map(|group| compress(std::mem::take(group))).collect();
-            let groups = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            groups.collect::<ParquetResult<Vec<_>>>()
-        })?;
-        compressed.into_iter().try_for_each(|group| writer.append(group))?;
-    }
+    let groups = groups(file.nodes.collect(), effort);
+    write_groups(&mut writer.writer, groups, || NodesWriter::empty(effort, 0), write_group)?;
     writer.finish(file.packs, file.metadata)
 }
 
@@ -90,24 +78,9 @@ fn groups<'n>(nodes: Vec<StoredNode<'n>>, effort: Effort) -> Vec<Vec<StoredNode<
     groups
 }
 
-/// A row group in a file of its own, to be moved into another.
-struct CompressedGroup {
-    file: Bytes,
-    metadata: ParquetMetaData,
-}
-
-impl CompressedGroup {
-    fn new(group: Vec<StoredNode<'_>>, effort: Effort) -> ParquetResult<Self> {
-        let mut writer = NodesWriter::with_capacity(effort, 0)?;
-        writer.write_group(group)?;
-        let metadata = writer.writer.finish()?;
-        Ok(Self { file: std::mem::take(writer.writer.inner_mut()).into(), metadata })
-    }
-}
-
 /// Writes a file of nodes, row group by row group.
 pub struct NodesWriter {
-    writer: SerializedFileWriter<Vec<u8>>,
+    writer: Writer,
 }
 
 impl NodesWriter {
@@ -116,35 +89,16 @@ impl NodesWriter {
     /// # Errors
     /// If Parquet refuses.
     pub fn new(effort: Effort) -> ParquetResult<Self> {
-        Self::with_capacity(effort, crate::packed::LARGE)
+        Ok(Self { writer: Self::empty(effort, crate::packed::LARGE)? })
     }
 
-    fn with_capacity(effort: Effort, bytes: usize) -> ParquetResult<Self> {
+    fn empty(effort: Effort, bytes: usize) -> ParquetResult<Writer> {
         let properties = properties(effort, vec![])
             .set_column_encoding("id".into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled("id".into(), EnabledStatistics::Chunk)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        Ok(Self { writer: SerializedFileWriter::new(Vec::with_capacity(bytes), schema, Arc::new(properties))? })
-    }
-
-    fn append(&mut self, group: CompressedGroup) -> ParquetResult<()> {
-        for from in group.metadata.row_groups() {
-            let mut out = self.writer.next_row_group()?;
-            for column in from.columns() {
-                let close = ColumnCloseResult {
-                    bytes_written: column.compressed_size() as u64,
-                    rows_written: from.num_rows() as u64,
-                    metadata: column.clone(),
-                    bloom_filter: None,
-                    column_index: None,
-                    offset_index: None,
-                };
-                out.append_column(&group.file, close)?;
-            }
-            out.close()?;
-        }
-        Ok(())
+        SerializedFileWriter::new(Vec::with_capacity(bytes), schema, Arc::new(properties))
     }
 
     /// Appends a row group. All its numbers are greater than those of the groups before; within it nodes stand in the
@@ -152,19 +106,8 @@ impl NodesWriter {
     ///
     /// # Errors
     /// If Parquet cannot hold it.
-    pub fn write_group(&mut self, mut group: Vec<StoredNode<'_>>) -> ParquetResult<()> {
-        group.sort_by_key(likeness);
-        let group = &group[..];
-        let mut out = self.writer.next_row_group()?;
-        required::<Int64Type, _>(&mut out, &group.iter().map(|node| node.0 as i64).collect::<Vec<_>>())?;
-        required::<Int32Type, _>(&mut out, &group.iter().map(|node| node.1.number()).collect::<Vec<_>>())?;
-        // One buffer for all texts, which the values share.
-        let (texts, others) = split_texts(group);
-        optional::<ByteArrayType, _>(&mut out, texts.into_iter())?;
-        optional::<ByteArrayType, _>(&mut out, others.into_iter())?;
-        lists(&mut out, group.iter().map(|node| node.3))?;
-        out.close()?;
-        Ok(())
+    pub fn write_group(&mut self, group: Vec<StoredNode<'_>>) -> ParquetResult<()> {
+        write_group(&mut self.writer, group)
     }
 
     /// Ends the file: the packs that references lead to, and more metadata.
@@ -178,6 +121,21 @@ impl NodesWriter {
         }
         self.writer.into_inner().map(Bytes::from)
     }
+}
+
+fn write_group(writer: &mut Writer, mut group: Vec<StoredNode<'_>>) -> ParquetResult<()> {
+    group.sort_by_key(likeness);
+    let group = &group[..];
+    let mut out = writer.next_row_group()?;
+    required::<Int64Type, _>(&mut out, &group.iter().map(|node| node.0 as i64).collect::<Vec<_>>())?;
+    required::<Int32Type, _>(&mut out, &group.iter().map(|node| node.1.number()).collect::<Vec<_>>())?;
+    // One buffer for all texts, which the values share.
+    let (texts, others) = split_texts(group);
+    optional::<ByteArrayType, _>(&mut out, texts.into_iter())?;
+    optional::<ByteArrayType, _>(&mut out, others.into_iter())?;
+    lists(&mut out, group.iter().map(|node| node.3))?;
+    out.close()?;
+    Ok(())
 }
 
 /// Nodes whose texts are alike have the same: what they are, and how their texts begin. The numbers that do not ascend
@@ -264,11 +222,9 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     let rows = &all_rows(group);
     let ids = read_required::<Int64Type>(group, 0, rows)?;
     let kinds = read_required::<Int32Type>(group, 1, rows)?;
-    let texts = read_optional::<ByteArrayType>(group, 2, rows)?;
-    let others = read_optional::<ByteArrayType>(group, 3, rows)?;
+    let texts = read_either::<ByteArrayType>(group, [2, 3])?;
     let (refs, refs_ends) = read_lists(group, 4, rows)?;
     let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
-    let text = |(text, other): (Option<ByteArray>, Option<ByteArray>)| text.or(other).ok_or("a node without a text");
     let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();
     ids.sort_unstable();
     if !ids.is_sorted_by(|a, b| a.0 < b.0) {
@@ -276,7 +232,7 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     }
     Ok(NodeGroup {
         kinds: kinds.into_iter().map(kind).collect::<Result<_, _>>()?,
-        texts: texts.into_iter().zip(others).map(text).collect::<Result<_, _>>()?,
+        texts: texts.into_iter().map(|text| text.ok_or("a node without a text")).collect::<Result<_, _>>()?,
         ids,
         refs,
         refs_ends,

@@ -1,19 +1,20 @@
 //! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, bytes, contained, fixed, lists, optional, read_lists, read_optional, read_required,
-    required,
+    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
 };
+use super::groups::{Writer, write_groups};
 use super::rest::{RestReader, RestWriter, Streams};
 use super::{BATCHES_KEY, Broken, Effort, PACKS_KEY, properties};
 use crate::packed::row::{Row, RowKind, Rows, TextId};
 use ::bytes::Bytes;
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{
     ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::BloomFilterPosition;
+use parquet::file::properties::{BloomFilterPosition, WriterPropertiesBuilder};
 use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -47,10 +48,14 @@ message spans {
   optional binary batch (STRING);
 }";
 
+/// Columns of few different texts: any level makes next to nothing of them, and the lowest in the least time.
+const REPETITIVE: [&str; 7] = ["source", "kind", "service", "tenant", "model", "provider", "convention"];
+
 /// Writes a file of spans, row group by row group.
 pub struct SpansWriter {
-    writer: SerializedFileWriter<Vec<u8>>,
+    writer: Writer,
     effort: Effort,
+    traces: u64,
 }
 
 impl SpansWriter {
@@ -59,72 +64,33 @@ impl SpansWriter {
     /// # Errors
     /// If Parquet refuses.
     pub fn new(effort: Effort, traces: u64) -> ParquetResult<Self> {
+        Ok(Self { writer: Self::empty(effort, traces)?, effort, traces })
+    }
+
+    fn empty(effort: Effort, traces: u64) -> ParquetResult<Writer> {
         let properties = properties(effort, vec![])
             .set_column_bloom_filter_enabled("trace_id".into(), true)
             .set_column_bloom_filter_max_ndv("trace_id".into(), traces.max(1))
             .set_column_bloom_filter_fpp("trace_id".into(), 0.01)
-            .set_bloom_filter_position(BloomFilterPosition::End)
-            .build();
+            .set_bloom_filter_position(BloomFilterPosition::End);
+        let fast = Compression::ZSTD(ZstdLevel::try_new(1)?);
+        let set_fast = |properties: WriterPropertiesBuilder, column: &&str| {
+            properties.set_column_compression((*column).into(), fast)
+        };
+        let properties = REPETITIVE.iter().fold(properties, set_fast).build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?, effort })
+        SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))
     }
 
     /// Appends rows; their ids are stored numbers.
     pub fn write(&mut self, rows: &Rows<u64>) -> ParquetResult<()> {
-        let mut start = 0;
-        while start < rows.rows.len() {
-            let end = rows.rows.len().min(start + self.effort.span_group_rows.clamp(1, GROUP_ROWS));
-            self.write_group(rows, start, end)?;
-            start = end;
-        }
-        Ok(())
-    }
-
-    fn write_group(&mut self, all: &Rows<u64>, start: usize, end: usize) -> ParquetResult<()> {
-        let rows = &all.rows[start..end];
-        let text = |id: Option<TextId>| id.map(|id| bytes(all.texts.get(id)));
-        let (parents, strangers) = parents(rows);
-        let mut rest = RestWriter::default();
-        for at in start..end {
-            for (stream, value) in all.rest_of(at) {
-                rest.push(stream, value);
-            }
-        }
-        let mut rest = rest.finish().map(|value| ByteArray::from(Bytes::from(value)));
-        let refs_end = |at: usize| at.checked_sub(1).map_or(0, |before| all.rows[before].refs_end);
-        let (first, last) = (refs_end(start), refs_end(end));
-        let refs: Vec<i64> = all.refs[first..last].iter().map(|&id| id as i64).collect();
-        let refs_of = |at: usize| &refs[refs_end(at) - first..refs_end(at + 1) - first];
-
-        let mut out = self.writer.next_row_group()?;
-        required::<ByteArrayType, _>(
-            &mut out,
-            &rows.iter().map(|row| bytes(all.texts.get(row.source))).collect::<Vec<_>>(),
-        )?;
-        let kinds: Vec<_> = rows.iter().map(|row| ByteArray::from(row.kind.name())).collect();
-        required::<ByteArrayType, _>(&mut out, &kinds)?;
-        optional::<FixedLenByteArrayType, _>(&mut out, rows.iter().map(|row| row.trace_id.map(|id| fixed(&id))))?;
-        optional::<FixedLenByteArrayType, _>(&mut out, rows.iter().map(|row| row.span_id.map(|id| fixed(&id))))?;
-        optional::<Int32Type, _>(&mut out, parents.into_iter())?;
-        optional::<FixedLenByteArrayType, _>(&mut out, strangers.into_iter().map(|id| id.map(|id| fixed(&id))))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.name)))?;
-        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.start))?;
-        optional::<Int64Type, _>(&mut out, rows.iter().map(duration))?;
-        optional::<Int32Type, _>(&mut out, rows.iter().map(|row| row.status))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.service)))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.tenant)))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.model)))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.provider)))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.convention)))?;
-        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.input_tokens))?;
-        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.output_tokens))?;
-        optional::<DoubleType, _>(&mut out, rows.iter().map(|row| row.cost))?;
-        optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.shape.map(|id| id as i64)))?;
-        lists(&mut out, (start..end).map(refs_of))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|_| rest.take()))?;
-        optional::<ByteArrayType, _>(&mut out, rows.iter().map(|row| text(row.batch)))?;
-        out.close()?;
-        Ok(())
+        // One buffer for each text, which the values share.
+        let texts: Vec<ByteArray> = rows.texts.all().map(bytes).collect();
+        let (count, size) = (rows.rows.len(), self.effort.span_group_rows.clamp(1, GROUP_ROWS));
+        let groups: Vec<Range<usize>> = (0..count).step_by(size).map(|start| start..count.min(start + size)).collect();
+        let (effort, traces) = (self.effort, self.traces);
+        let write = |writer: &mut Writer, group| write_group(writer, rows, &texts, group);
+        write_groups(&mut self.writer, groups, || Self::empty(effort, traces), write)
     }
 
     /// Ends the file: the keys of its batches, and the packs that its references lead to.
@@ -137,13 +103,74 @@ impl SpansWriter {
     }
 }
 
+fn write_group(
+    writer: &mut Writer,
+    all: &Rows<u64>,
+    texts: &[ByteArray],
+    Range { start, end }: Range<usize>,
+) -> ParquetResult<()> {
+    let rows = &all.rows[start..end];
+    let text = |id: TextId| texts[id as usize].clone();
+    let texts = |of: fn(&Row<u64>) -> Option<TextId>| rows.iter().map(move |row| of(row).map(text));
+    let (parents, strangers) = parents(rows);
+    let mut rest = RestWriter::default();
+    for at in start..end {
+        for (stream, value) in all.rest_of(at) {
+            rest.push(stream, value);
+        }
+    }
+    let mut rest = rest.finish().map(|value| ByteArray::from(Bytes::from(value)));
+    let refs_end = |at: usize| at.checked_sub(1).map_or(0, |before| all.rows[before].refs_end);
+    let (first, last) = (refs_end(start), refs_end(end));
+    let refs: Vec<i64> = all.refs[first..last].iter().map(|&id| id as i64).collect();
+    let refs_of = |at: usize| &refs[refs_end(at) - first..refs_end(at + 1) - first];
+
+    let mut out = writer.next_row_group()?;
+    required::<ByteArrayType, _>(&mut out, &rows.iter().map(|row| text(row.source)).collect::<Vec<_>>())?;
+    let kind = |row: &Row<u64>| ByteArray::from(Bytes::from_static(row.kind.name().as_bytes()));
+    required::<ByteArrayType, _>(&mut out, &rows.iter().map(kind).collect::<Vec<_>>())?;
+    optional::<FixedLenByteArrayType, _>(&mut out, ids(rows.iter().map(|row| row.trace_id)))?;
+    optional::<FixedLenByteArrayType, _>(&mut out, ids(rows.iter().map(|row| row.span_id)))?;
+    optional::<Int32Type, _>(&mut out, parents.into_iter())?;
+    optional::<FixedLenByteArrayType, _>(&mut out, ids(strangers.into_iter()))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.name))?;
+    optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.start))?;
+    optional::<Int64Type, _>(&mut out, rows.iter().map(duration))?;
+    optional::<Int32Type, _>(&mut out, rows.iter().map(|row| row.status))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.service))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.tenant))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.model))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.provider))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.convention))?;
+    optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.input_tokens))?;
+    optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.output_tokens))?;
+    optional::<DoubleType, _>(&mut out, rows.iter().map(|row| row.cost))?;
+    optional::<Int64Type, _>(&mut out, rows.iter().map(|row| row.shape.map(|id| id as i64)))?;
+    lists(&mut out, (start..end).map(refs_of))?;
+    optional::<ByteArrayType, _>(&mut out, rows.iter().map(|_| rest.take()))?;
+    optional::<ByteArrayType, _>(&mut out, texts(|row| row.batch))?;
+    out.close()?;
+    Ok(())
+}
+
+/// Ids as values of a column, which share one buffer.
+fn ids<const N: usize>(
+    ids: impl Iterator<Item = Option<[u8; N]>> + Clone,
+) -> impl Iterator<Item = Option<FixedLenByteArray>> {
+    let all = Bytes::from(ids.clone().flatten().flatten().collect::<Vec<u8>>());
+    ids.scan(0, move |end, id| {
+        *end += if id.is_some() { N } else { 0 };
+        Some(id.map(|_| ByteArray::from(all.slice(*end - N..*end)).into()))
+    })
+}
+
 fn duration(row: &Row<u64>) -> Option<i64> {
     row.end.map(|end| end.wrapping_sub(row.start.unwrap_or(0)))
 }
 
 /// A parent as the distance to its row, or, if it has none in this group, as its id.
 fn parents(rows: &[Row<u64>]) -> (Vec<Option<i32>>, Vec<Option<[u8; 8]>>) {
-    let mut places = HashMap::with_capacity(rows.len());
+    let mut places = HashMap::with_capacity_and_hasher(rows.len(), foldhash::fast::RandomState::default());
     for (at, row) in rows.iter().enumerate() {
         if let Some(id) = row.span_id {
             places.insert((row.trace_id, row.source, id), at);

@@ -12,13 +12,12 @@ const PDATA: Habits = Habits::only(Habit::JsonPdata).or(Habits::only(Habit::Json
 const HTML: Habits = Habits::only(Habit::JsonHtml).or(Habits::only(Habit::JsonHtmlOld));
 const LONE: Habits = Habits::only(Habit::Json).or(ASCII);
 
-/// Finds the end of the literal that begins behind the quote at `text`'s front. Only literals of at least `least` bytes
-/// are decoded, into `out`; `None` if no quote ends it.
-pub fn find(text: &[u8], least: usize, out: &mut Vec<u8>) -> Option<Found> {
+/// Finds the end of the literal that begins behind the quote at `text`'s front, and decodes it into `out`; `None` if no
+/// quote ends it.
+pub fn find(text: &[u8], out: &mut Vec<u8>) -> Option<Found> {
     let (first, seen) = plain_run(text, b'"', |_, _| {})?;
     if text[first] == b'"' {
-        let habits = if first < least { Habits::NONE } else { raw(&text[..first], seen, Habits::JSON) };
-        return Some(Found { length: first, habits, escaped: false });
+        return Some(Found { length: first, habits: raw(&text[..first], seen, Habits::JSON), escaped: false });
     }
     out.clear();
     out.extend_from_slice(&text[..first]);
@@ -31,7 +30,6 @@ pub fn find(text: &[u8], least: usize, out: &mut Vec<u8>) -> Option<Found> {
         at = start + length;
         habits = raw(&text[start..at], seen, habits.and(allowed));
     }
-    let habits = if at < least { Habits::NONE } else { habits };
     Some(Found { length: at, habits, escaped: true })
 }
 

@@ -10,11 +10,11 @@ const OLD: Habits = Habits::only(Habit::Python14);
 const NEW: Habits = Habits::only(Habit::Python16);
 
 /// Finds the end of the literal that begins behind `quote` at `text`'s front, as [`super::json::find`] does.
-pub fn find(text: &[u8], quote: u8, least: usize, out: &mut Vec<u8>) -> Option<Found> {
+pub fn find(text: &[u8], quote: u8, out: &mut Vec<u8>) -> Option<Found> {
     let (first, seen) = plain_run(text, quote, |_, _| {})?;
     if text[first] == quote {
-        let fits = first >= least && quote_fits(&text[..first], quote);
-        let habits = if fits { raw(&text[..first], seen, Habits::PYTHON) } else { Habits::NONE };
+        let habits =
+            if quote_fits(&text[..first], quote) { raw(&text[..first], seen, Habits::PYTHON) } else { Habits::NONE };
         return Some(Found { length: first, habits, escaped: false });
     }
     out.clear();
@@ -28,8 +28,7 @@ pub fn find(text: &[u8], quote: u8, least: usize, out: &mut Vec<u8>) -> Option<F
         at = start + length;
         habits = raw(&text[start..at], seen, habits.and(allowed));
     }
-    let fits = at >= least && quote_fits(out, quote);
-    let habits = if fits { habits } else { Habits::NONE };
+    let habits = if quote_fits(out, quote) { habits } else { Habits::NONE };
     Some(Found { length: at, habits, escaped: true })
 }
 

@@ -1,6 +1,6 @@
 //! Every habit writes what its encoder writes, and what is read is written back the same.
 
-use super::{Habit, Habits, Unicode, is_printable, json, python};
+use super::{Dialect, Habit, Habits, Unicode, is_printable, json, python, unescaped};
 use proptest::prelude::*;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,8 +10,8 @@ fn read(habit: Habit, quote: u8, literal: &[u8]) -> Option<(Vec<u8>, Habits)> {
     let quoted = [literal, &[quote]].concat();
     let mut out = Vec::new();
     let found = match habit.is_python() {
-        true => python::find(&quoted, quote, 0, &mut out),
-        false => json::find(&quoted, 0, &mut out),
+        true => python::find(&quoted, quote, &mut out),
+        false => json::find(&quoted, &mut out),
     }?;
     let text = if found.escaped { out } else { literal.to_vec() };
     (found.length == literal.len()).then_some((text, found.habits))
@@ -172,6 +172,21 @@ proptest! {
             }
             if std::str::from_utf8(&text).is_ok() {
                 prop_assert!(habits.has_any(Habits::only(habit)), "{habit:?} does not know its own {literal:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_literal_ends_where_the_next_quote_without_a_backslash_is(
+        literal in literal(),
+        behind in "[\"'a ]{0,4}",
+        quote in prop::sample::select(b"'\"".to_vec()),
+    ) {
+        let text = [&literal[..], &[quote], behind.as_bytes()].concat();
+        for dialect in [Dialect::Json, Dialect::Python] {
+            let quote = if dialect == Dialect::Json { b'"' } else { quote };
+            if let Some(found) = dialect.find(&text, quote, &mut Vec::new()) {
+                prop_assert_eq!(Some(found.length), unescaped(quote, &text), "{:?}", dialect);
             }
         }
     }

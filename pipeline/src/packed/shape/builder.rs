@@ -73,13 +73,17 @@ impl<'b, 'n, N: Nodes> Builder<'b, 'n, N> {
 
     pub(super) fn reference(&mut self, habit: Option<Habit>, text: &[u8]) {
         let id = self.lifter.node(text);
+        self.node(habit, id);
+    }
+
+    pub(super) fn node(&mut self, habit: Option<Habit>, id: N::Id) {
         self.rows.refs.push(id);
         self.op(Op::Ref(habit));
     }
 
-    pub(super) fn count_content(&mut self, text: &[u8]) {
+    pub(super) fn count_content(&mut self, bytes: u64) {
         self.rows.content.0 += 1;
-        self.rows.content.1 += text.len() as u64;
+        self.rows.content.1 += bytes;
     }
 
     pub(super) fn rest(&mut self, value: &[u8]) {

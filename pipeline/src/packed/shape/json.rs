@@ -4,18 +4,17 @@
 
 use super::builder::Builder;
 use super::{Broken, Column};
+use crate::lanes::unescaped;
 use crate::packed::lift::{Habit, Habits, LEAST, Nodes, find_json};
 use crate::packed::row::{RowKind, Values};
-use memchr::memchr2;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Takes a record apart. `gap` is what stands before it.
 pub fn shred<N: Nodes>(gap: &[u8], record: &[u8], mut builder: Builder<'_, '_, N>) {
     builder.gap(gap);
-    let mut shredder =
-        Shredder { field: b"", label: b"", is_label_top: false, top: b"", depth: 0, decoded: builder.lifter.buffer() };
+    let mut shredder = Shredder { field: b"", label: b"", is_label_top: false, top: b"", depth: 0 };
     shredder.walk(record, &mut builder);
-    builder.lifter.give_back(shredder.decoded);
     if builder.row.trace_id.is_none() {
         find_ids(record, &mut builder);
     }
@@ -43,7 +42,6 @@ struct Shredder<'r> {
     /// The record's own member that we are in.
     top: &'r [u8],
     depth: u32,
-    decoded: Vec<u8>,
 }
 
 impl<'r> Shredder<'r> {
@@ -53,15 +51,14 @@ impl<'r> Shredder<'r> {
         while let Some(gap) = memchr::memchr(b'"', &record[at..]) {
             plain = self.between(record, plain, at..at + gap, to);
             let start = at + gap + 1;
-            let Some(first) = memchr2(b'"', b'\\', &record[start..]) else { break };
-            if record[start + first] == b'"' && record.get(start + first + 1) == Some(&b':') {
-                self.member(&record[start..start + first]);
-                at = start + first + 1;
+            let Some(length) = unescaped(b'"', &record[start..]) else { break };
+            let end = start + length;
+            at = end + 1;
+            // A name with an escape is nobody's that is known.
+            if record.get(at) == Some(&b':') && !record[start..end].contains(&b'\\') {
+                self.member(&record[start..end]);
                 continue;
             }
-            let Some(found) = find_json(&record[start..], 0, &mut self.decoded) else { break };
-            let end = start + found.length;
-            at = end + 1;
             if self.field == b"key" {
                 self.label = &record[start..end];
                 self.is_label_top = self.depth == 2 && self.top == b"attributes";
@@ -70,12 +67,9 @@ impl<'r> Shredder<'r> {
             }
             to.text(&record[plain..start]);
             plain = start;
-            let decoded = std::mem::take(&mut self.decoded);
-            let text = if found.escaped { &decoded[..] } else { &record[start..end] };
-            if self.value(&record[start..end], text, found.habits, to) {
+            if self.value(Quoted { text: &record[start - 1..], length }, to) {
                 plain = end;
             }
-            self.decoded = decoded;
             self.field = b"";
         }
         // The status is often the last.
@@ -187,7 +181,8 @@ impl<'r> Shredder<'r> {
     }
 
     /// A string that is a member's value, or stands in an array. False: it stays in the shape.
-    fn value<N: Nodes>(&mut self, literal: &[u8], text: &[u8], habits: Habits, to: &mut Builder<'_, '_, N>) -> bool {
+    fn value<N: Nodes>(&mut self, string: Quoted<'_>, to: &mut Builder<'_, '_, N>) -> bool {
+        let literal = string.literal();
         match (self.depth, self.field) {
             (1, b"traceId")
                 if to.row.trace_id.is_none()
@@ -214,53 +209,84 @@ impl<'r> Shredder<'r> {
             (1, field) if field.ends_with(b"UnixNano") => self.time(field, literal, to),
             (1, b"name")
                 if to.row.name.is_none()
-                    && let Some(text) = column_text(text, habits) =>
+                    && let Some(text) = string.column_text() =>
             {
-                to.set_text(Column::Name, text);
+                to.set_text(Column::Name, &text);
                 to.column(Column::Name);
             }
             (_, b"intValue") => self.attribute_number(b"intValue", literal, to),
-            (_, b"stringValue") => self.string(literal, text, habits, to),
-            _ if literal.len() >= LEAST => self.reference(literal, text, habits, to),
-            _ => to.rest(literal),
+            (_, b"stringValue") => self.string(string, to),
+            _ => lift(string, literal.len() >= LEAST, false, to),
         }
         true
     }
 
-    fn string<N: Nodes>(&mut self, literal: &[u8], text: &[u8], habits: Habits, to: &mut Builder<'_, '_, N>) {
+    fn string<N: Nodes>(&mut self, string: Quoted<'_>, to: &mut Builder<'_, '_, N>) {
         if self.is_label_top
             && let Some(column @ (Column::Model | Column::Provider)) = to.attribute_column(self.label)
-            && literal.len() < 4 * LEAST
-            && let Some(text) = column_text(text, habits)
+            && string.length < 4 * LEAST
+            && let Some(text) = string.column_text()
         {
-            to.set_text(column, text);
+            to.set_text(column, &text);
             return to.column(column);
         }
         let is_content = self.top == b"body" || is_content(self.label, to);
-        if is_content {
-            to.count_content(text);
-        }
-        match is_content || literal.len() >= LEAST {
-            true => self.reference(literal, text, habits, to),
-            false => to.rest(literal),
-        }
+        lift(string, is_content || string.length >= LEAST, is_content, to);
+    }
+}
+
+/// A string: its text becomes a node, or it stays as it is.
+fn lift<N: Nodes>(string: Quoted<'_>, is_lifted: bool, is_content: bool, to: &mut Builder<'_, '_, N>) {
+    let lifted = if is_lifted { to.lifter.json_literal(string.text, string.length) } else { None };
+    if is_content {
+        to.count_content(lifted.map_or_else(|| string.decoded_bytes(), |literal| literal.bytes));
+    }
+    match lifted.and_then(|literal| Some((literal.habits.first()?, literal.node))) {
+        Some((habit, node)) => to.node(Some(habit), node),
+        None => to.rest(string.literal()),
+    }
+}
+
+/// A string whose end is known, as it stands.
+#[derive(Clone, Copy)]
+struct Quoted<'r> {
+    /// From its first quote to the end of the record.
+    text: &'r [u8],
+    /// Bytes between its quotes.
+    length: usize,
+}
+
+impl<'r> Quoted<'r> {
+    /// What stands between the quotes.
+    fn literal(self) -> &'r [u8] {
+        &self.text[1..=self.length]
     }
 
-    fn reference<N: Nodes>(&mut self, literal: &[u8], text: &[u8], habits: Habits, to: &mut Builder<'_, '_, N>) {
-        match habits.first() {
-            Some(habit) => to.reference(Some(habit), text),
-            None => to.rest(literal),
-        }
+    /// What it stands for, and who writes it so.
+    fn decoded(self) -> Option<(Cow<'r, [u8]>, Habits)> {
+        let mut decoded = Vec::new();
+        let found = find_json(&self.text[1..], &mut decoded)?;
+        let text = if found.escaped { Cow::Owned(decoded) } else { Cow::Borrowed(self.literal()) };
+        Some((text, found.habits))
+    }
+
+    fn decoded_bytes(self) -> u64 {
+        self.decoded().map_or(self.length, |(text, _)| text.len()) as u64
+    }
+
+    /// A text that a column can have: UTF-8 (a lone surrogate is not), and written in the one way in which we write it.
+    fn column_text(self) -> Option<Cow<'r, str>> {
+        let (text, habits) = self.decoded()?;
+        let text = match text {
+            Cow::Owned(text) => String::from_utf8(text).ok().map(Cow::Owned),
+            Cow::Borrowed(text) => std::str::from_utf8(text).ok().map(Cow::Borrowed),
+        };
+        text.filter(|_| habits.has_any(Habits::only(Habit::Json)))
     }
 }
 
 fn is_content<N: Nodes>(label: &[u8], to: &Builder<'_, '_, N>) -> bool {
     std::str::from_utf8(label).is_ok_and(|label| to.keys.attribute(label))
-}
-
-/// A text that a column can have: UTF-8 (a lone surrogate is not), and written in the one way in which we write it.
-fn column_text(text: &[u8], habits: Habits) -> Option<&str> {
-    std::str::from_utf8(text).ok().filter(|_| habits.has_any(Habits::only(Habit::Json)))
 }
 
 /// A number that is written in the one way in which we write it.

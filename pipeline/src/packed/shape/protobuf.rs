@@ -212,7 +212,7 @@ impl<'r> Shredder<'r> {
                 let is_content = field.number == 1
                     && (self.in_body || std::str::from_utf8(self.label).is_ok_and(|label| to.keys.attribute(label)));
                 if is_content {
-                    to.count_content(field.value);
+                    to.count_content(field.value.len() as u64);
                 }
                 match is_content || field.value.len() >= LEAST {
                     true => self.reference(field, to),
