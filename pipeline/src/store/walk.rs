@@ -1,6 +1,7 @@
 //! The names in a folder, in the order of keys.
 
 use super::directory::OWN;
+use std::collections::BinaryHeap;
 use std::path::Path;
 use std::{fs, io};
 
@@ -34,21 +35,34 @@ impl Walk<'_> {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;
-            let Some(name) = entry.file_name().to_str().map(|n| format!("{folder}{n}")) else {
+            let Ok(file_name) = entry.file_name().into_string() else {
                 tracing::warn!(path = %entry.path().display(), "not listed: the name is not UTF-8");
                 continue;
             };
             // A folder sorts as `name/`, as its keys do.
-            let is_folder = entry.file_type()?.is_dir() || (entry.file_type()?.is_symlink() && entry.path().is_dir());
-            let name = if is_folder { name + "/" } else { name };
+            let kind = entry.file_type()?;
+            let is_folder = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+            let mut name = String::with_capacity(folder.len() + file_name.len() + 1);
+            name.push_str(folder);
+            name.push_str(&file_name);
+            if is_folder {
+                name.push('/');
+            }
             if self.may_match(&name, is_folder) {
                 names.push(name);
             }
         }
-        names.sort_unstable();
-        if matches!(order, Order::Descending) {
-            names.reverse();
-        }
+        let names: Box<dyn Iterator<Item = String>> = match order {
+            Order::Ascending => {
+                names.sort_unstable();
+                Box::new(names.into_iter())
+            }
+            // Whoever begins at the end wants few of them.
+            Order::Descending => {
+                let mut names = BinaryHeap::from(names);
+                Box::new(std::iter::from_fn(move || names.pop()))
+            }
+        };
         for name in names {
             let goes_on = if name.ends_with('/') { self.folder(&name, order, found)? } else { found(&name)? };
             if !goes_on {
@@ -59,10 +73,10 @@ impl Walk<'_> {
     }
 
     fn may_match(&self, name: &str, is_folder: bool) -> bool {
-        if name == format!("{OWN}/") {
-            return false;
-        }
         if is_folder {
+            if name.strip_suffix('/') == Some(OWN) {
+                return false;
+            }
             let in_prefix = name.starts_with(self.prefix) || self.prefix.starts_with(name);
             in_prefix && (self.after < name || self.after.starts_with(name))
         } else {
