@@ -10,7 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use std::sync::Arc;
 
-const EFFORT: Effort = Effort { level: 1, node_group_bytes: 300, span_group_rows: 3 };
+const EFFORT: Effort = Effort { level: 1, level_of_few: 1, node_group_bytes: 300, span_group_rows: 3 };
 
 fn groups(file: Bytes, columns: usize) -> Result<Vec<Group>, String> {
     let window = Window::whole(file);

@@ -32,6 +32,8 @@ pub const BATCHES_KEY: &str = "gravity.batches";
 pub struct Effort {
     /// zstd's level.
     pub level: i32,
+    /// The level for columns of few different texts: any makes next to nothing of them, and the lowest in the least time.
+    pub level_of_few: i32,
     /// Bytes of nodes' text in a row group: what must be decompressed to read one.
     pub node_group_bytes: usize,
     /// Rows of the spans table in a row group.
@@ -41,9 +43,10 @@ pub struct Effort {
 impl Effort {
     /// While ingesting. Level 8 would cost a tenth more time, for 2% fewer bytes. Four times the rows in a group would cost 1 to 4% fewer bytes, and a trace four times the time
     /// that its rows take to be read.
-    pub const INGEST: Self = Self { level: 6, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
+    pub const INGEST: Self = Self { level: 6, level_of_few: 1, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
     /// When compacting: bytes count more than time.
-    pub const COMPACT: Self = Self { level: 22, node_group_bytes: 8 << 20, span_group_rows: 32 << 10 };
+    pub const COMPACT: Self =
+        Self { level: 22, level_of_few: 22, node_group_bytes: 8 << 20, span_group_rows: 32 << 10 };
 }
 
 /// What both files have in common: everything plain behind zstd, which finds what repeats better than dictionaries do,

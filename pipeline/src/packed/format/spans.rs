@@ -48,8 +48,8 @@ message spans {
   optional binary batch (STRING);
 }";
 
-/// Columns of few different texts: any level makes next to nothing of them, and the lowest in the least time.
-const REPETITIVE: [&str; 7] = ["source", "kind", "service", "tenant", "model", "provider", "convention"];
+/// Columns of few different texts.
+const FEW: [&str; 7] = ["source", "kind", "service", "tenant", "model", "provider", "convention"];
 
 /// Writes a file of spans, row group by row group.
 pub struct SpansWriter {
@@ -73,11 +73,11 @@ impl SpansWriter {
             .set_column_bloom_filter_max_ndv("trace_id".into(), traces.max(1))
             .set_column_bloom_filter_fpp("trace_id".into(), 0.01)
             .set_bloom_filter_position(BloomFilterPosition::End);
-        let fast = Compression::ZSTD(ZstdLevel::try_new(1)?);
-        let set_fast = |properties: WriterPropertiesBuilder, column: &&str| {
-            properties.set_column_compression((*column).into(), fast)
+        let few = Compression::ZSTD(ZstdLevel::try_new(effort.level_of_few)?);
+        let set_few = |properties: WriterPropertiesBuilder, column: &&str| {
+            properties.set_column_compression((*column).into(), few)
         };
-        let properties = REPETITIVE.iter().fold(properties, set_fast).build();
+        let properties = FEW.iter().fold(properties, set_few).build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
         SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))
     }
