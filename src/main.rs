@@ -25,12 +25,13 @@ use tokio::runtime::Runtime;
 /// How long files that are being read or written may keep the process after its last word.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// The largest piece that changes glibc's mind, less what it adds to it.
-const LARGE: usize = 31 << 20;
+/// What glibc keeps of freed memory, of each of its arenas, is twice this. With 31 MiB, the most that it heeds, an ingest
+/// of 1 GiB that hardly compresses needs twice the memory.
+const LARGE: usize = 8 << 20;
 
 /// Lets glibc keep some of what is freed. It gives memory back to the kernel as soon as a few hundred KiB are free, and
-/// asks for it again at once; a page touched for the first time costs 3 µs on a virtual machine, and an ingest 4% of its
-/// time. Once it has seen a large piece freed it waits until twice as much is (`mallopt(3)`, `M_MMAP_THRESHOLD`).
+/// asks for it again at once; a page touched for the first time costs 3 µs on a virtual machine, and an ingest some 4% of
+/// its time. Once it has seen a large piece freed it waits until twice as much is (`mallopt(3)`, `M_MMAP_THRESHOLD`).
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
 }

@@ -27,7 +27,8 @@ const LOCKS: u8 = 64;
 /// Forgetting one costs an fsync, nothing else.
 const REMEMBERED_FOLDERS: usize = 10_000;
 const READ_BUFFER: usize = 256 << 10;
-/// An object up to this size is read while it is opened: each change of threads takes longer than that.
+/// A file up to this size is read while it is opened: each change of threads takes longer than that. What is no file (a
+/// pipe, say) may keep its reader waiting for ever.
 const READ_AT_ONCE: u64 = 1 << 20;
 
 /// Objects as files below one folder.
@@ -319,18 +320,18 @@ impl Store for Directory {
         let at = key.clone();
         let opened = self.blocking("get", key, move |inner, path| {
             let (mut file, meta) = open_object(path)?;
-            let mut read = Vec::new();
-            if meta.len() <= READ_AT_ONCE {
-                read.reserve_exact(meta.len() as usize);
-                file.read_to_end(&mut read)?;
+            let mut read = None;
+            if meta.is_file() && meta.len() <= READ_AT_ONCE {
+                let bytes = read.insert(Vec::with_capacity(meta.len() as usize));
+                file.read_to_end(bytes)?;
             }
-            Ok((inner.meta(&at, &meta), Bytes::from(read), file))
+            Ok((inner.meta(&at, &meta), read, file))
         });
         let shown = self.inner.path(key)?;
         Ok(found(opened.await)?.map(|(meta, read, file)| {
-            let body = match meta.size <= READ_AT_ONCE {
-                true => stream::iter((!read.is_empty()).then_some(Ok(read))).boxed(),
-                false => ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
+            let body = match read {
+                Some(read) => stream::iter((!read.is_empty()).then(|| Ok(read.into()))).boxed(),
+                None => ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
                     .map_err(move |e| Error::io("get", shown.display(), &e))
                     .boxed(),
             };
