@@ -32,9 +32,7 @@ pub struct Cli {
 
 /// Parses the command line and the environment, or ends with a usage error.
 pub fn parse() -> Cli {
-    let is_any_empty = std::env::vars_os().any(|(_, value)| value.is_empty());
-    let command = if is_any_empty { without_empty_variables(Cli::command()) } else { Cli::command() };
-    let matches = command.get_matches();
+    let matches = without_empty_variables(Cli::command()).get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
 }
 

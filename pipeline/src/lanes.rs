@@ -39,7 +39,7 @@ impl Lanes {
 pub(crate) const BLOCK: usize = 64;
 
 /// Where in 64 bytes of JSON what decides on its structure stands.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Block {
     pub(crate) quotes: u64,
     pub(crate) backslashes: u64,
@@ -51,30 +51,28 @@ pub(crate) struct Block {
 
 impl Block {
     pub(crate) fn new(bytes: &[u8; BLOCK]) -> Self {
-        let mut block = Self::default();
-        for (place, sixteen) in bytes.as_chunks::<LANES>().0.iter().enumerate() {
-            let lanes = Lanes::new(sixteen);
-            let bits = |mask: u8x16| u64::from(mask.to_bitmask()) << (place * LANES);
-            block.quotes |= bits(lanes.equal(b'"'));
-            block.backslashes |= bits(lanes.equal(b'\\'));
+        Self {
+            quotes: places(bytes, |lanes| lanes.equal(b'"')),
+            backslashes: places(bytes, |lanes| lanes.equal(b'\\')),
             // `[` and `]` are `{` and `}` without this bit.
-            block.opens |= bits(lanes.equal_with(0x20, b'{'));
-            block.closes |= bits(lanes.equal_with(0x20, b'}'));
+            opens: places(bytes, |lanes| lanes.equal_with(0x20, b'{')),
+            closes: places(bytes, |lanes| lanes.equal_with(0x20, b'}')),
         }
-        block
     }
+}
 
-    /// Bytes behind a backslash that escapes them, if the first byte is not one.
-    pub(crate) fn escaped(self) -> u64 {
-        escaped(self.backslashes)
-    }
+/// Where in 64 bytes those stand that are looked for.
+#[inline]
+fn places(bytes: &[u8; BLOCK], looked_for: impl Fn(Lanes) -> u8x16) -> u64 {
+    let sixteens = bytes.as_chunks::<LANES>().0.iter().rev();
+    sixteens.fold(0, |bits, sixteen| bits << LANES | u64::from(looked_for(Lanes::new(sixteen)).to_bitmask()))
 }
 
 /// Bytes behind one of these backslashes that escapes them, if the first byte is not one.
 ///
 /// This and [`through_strings`] are from Langdale and Lemire, [Parsing Gigabytes of JSON per
 /// Second](https://arxiv.org/abs/1902.08318) (2019), in the form that simdjson has now.
-fn escaped(backslashes: u64) -> u64 {
+pub(crate) fn escaped(backslashes: u64) -> u64 {
     const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
     // In a run of backslashes every other byte is escaped, and what follows it if the run is odd: subtracting the
     // run from what may be escaped carries through it, and tells where it ended.
@@ -96,16 +94,9 @@ pub(crate) fn unescaped(quote: u8, text: &[u8]) -> Option<usize> {
             last[..bytes.len()].copy_from_slice(bytes);
             &last
         });
-        let (mut quotes, mut backslashes) = (0, 0);
-        for (place, sixteen) in block.as_chunks::<LANES>().0.iter().enumerate() {
-            let lanes = Lanes::new(sixteen);
-            let bits = |mask: u8x16| u64::from(mask.to_bitmask()) << (place * LANES);
-            quotes |= bits(lanes.equal(quote));
-            backslashes |= bits(lanes.equal(b'\\'));
-        }
-        backslashes &= !carried;
+        let backslashes = places(block, |lanes| lanes.equal(b'\\')) & !carried;
         let escaped = escaped(backslashes);
-        let ends = quotes & !(escaped | carried);
+        let ends = places(block, |lanes| lanes.equal(quote)) & !(escaped | carried);
         if ends != 0 {
             return Some(first + number * BLOCK + ends.trailing_zeros() as usize);
         }
@@ -161,7 +152,7 @@ mod tests {
             for at in 1..BLOCK {
                 is_escaped[at] = bytes[at - 1] == b'\\' && !is_escaped[at - 1];
             }
-            prop_assert_eq!(block.escaped(), places(&bytes, |at| is_escaped[at]));
+            prop_assert_eq!(escaped(block.backslashes), places(&bytes, |at| is_escaped[at]));
             let inside = |at| (0..=at).filter(|&at| bytes[at] == b'"').count() % 2 == 1;
             prop_assert_eq!(through_strings(block.quotes), places(&bytes, inside));
         }

@@ -4,7 +4,7 @@ use super::element::Element;
 use super::frame::{Encoding, Window};
 use super::json::{place, resource};
 use crate::error::InputError;
-use crate::lanes::{BLOCK, Block, through_strings};
+use crate::lanes::{BLOCK, Block, escaped, through_strings};
 use memchr::memchr2;
 
 /// What may come next.
@@ -178,7 +178,7 @@ impl Skip {
     fn skip_blocks(&mut self, bytes: &[u8]) {
         while let Some(next) = bytes.get(self.seen..).and_then(<[u8]>::first_chunk::<BLOCK>) {
             let block = Block::new(next);
-            let escaped = block.escaped();
+            let escaped = escaped(block.backslashes);
             let outside = !(through_strings(block.quotes & !escaped) ^ if self.in_string { u64::MAX } else { 0 });
             let [opens, closes] = [block.opens, block.closes].map(|brackets| (brackets & outside).count_ones());
             // Outside of strings a backslash escapes nothing.

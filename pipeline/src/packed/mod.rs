@@ -29,6 +29,7 @@ pub mod format;
 pub mod gaps;
 pub mod gc;
 pub mod inspect;
+mod known;
 pub mod lift;
 mod listing;
 pub mod names;

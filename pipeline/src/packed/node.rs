@@ -89,11 +89,11 @@ impl NodeKey {
         Self::with(secret, text)
     }
 
-    /// The key of a string literal, as it stands between quotes of this kind. It is no text's.
-    pub(super) fn of_literal(dialect: Dialect, quote: u8, literal: &[u8]) -> Self {
+    /// The key of a string literal as it stands, its quotes included. It is no text's.
+    pub(super) fn of_literal(dialect: Dialect, quoted: &[u8]) -> Self {
         let mut secret = *SECRET;
-        secret[1] ^= (u64::from(quote) << 8) + dialect as u64 + 1;
-        Self::with(secret, literal)
+        secret[1] ^= dialect as u64 + 1;
+        Self::with(secret, quoted)
     }
 
     fn with(secret: [u64; 4], text: &[u8]) -> Self {

@@ -422,14 +422,10 @@ fn resolve<'r>(
     numbers: &Numbers,
     packs: &mut BTreeSet<u64>,
 ) -> Result<Rows<u64>> {
-    let (mut resolved, mut last) = (Rows::default(), None);
+    let mut resolved = Rows::default();
     let mut number = |node| {
         let number = numbers.of(node).ok_or_else(lost_nodes)?;
-        let pack = PackNumber::of_node(number).0;
-        // Most are in the pack that the one before is in.
-        if last.replace(pack) != Some(pack) {
-            packs.insert(pack);
-        }
+        packs.insert(PackNumber::of_node(number).0);
         Ok::<_, Error>(number)
     };
     for rows in rows {

@@ -1,9 +1,9 @@
 //! The nodes that this process knows, and the pack that new ones go into.
 
+use super::known::Known;
 use super::lift::{Literal, Nodes};
 use super::node::{Kind, Node, NodeKey};
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -99,11 +99,10 @@ enum State {
 
 /// A cache: which text is which node. Whatever it forgets is stored once more, and nothing else.
 pub struct NodeTable {
-    /// Nodes that a generation of a shard has room for.
-    entries: usize,
-    shards: Vec<Mutex<Shard<NodeRef>>>,
+    /// Nodes by their texts.
+    nodes: Known<NodeRef>,
     /// Literals by their own bytes.
-    literals: Vec<Mutex<Shard<Literal<NodeRef>>>>,
+    literals: Known<Literal<NodeRef>>,
     open: Mutex<(u32, Pack)>,
     packs: RwLock<Packs>,
     /// When it last knew nothing.
@@ -150,7 +149,6 @@ impl Numbers {
 /// after it was made, and until then nobody may name it any more.
 pub const FORGET_AFTER: Duration = Duration::from_secs(12 * 3600);
 
-const SHARDS: usize = 16;
 /// Of the budget, one part in so many is for literals: there are fewer of them than of texts, and to forget one costs
 /// time and no space.
 const LITERALS: usize = 4;
@@ -159,11 +157,9 @@ impl NodeTable {
     /// A table of at most about `budget` bytes.
     pub fn new(budget: usize) -> Self {
         let literals = budget / LITERALS;
-        let entries = Shard::<NodeRef>::entries(budget - literals);
         Self {
-            entries,
-            shards: Shard::shards(budget - literals),
-            literals: Shard::shards(literals),
+            nodes: Known::new(budget - literals),
+            literals: Known::new(literals),
             open: Mutex::default(),
             packs: RwLock::new(Packs { states: vec![State::Open], dead: HashSet::new() }),
             since: Mutex::new((Instant::now(), SystemTime::now())),
@@ -172,12 +168,12 @@ impl NodeTable {
 
     /// How many nodes it knows at most, before it forgets some.
     pub fn capacity(&self) -> usize {
-        self.entries * SHARDS
+        self.nodes.capacity()
     }
 
     /// Notes that a stored node has this text.
     pub fn know(&self, key: NodeKey, node: NodeRef) {
-        self.shard(&key).insert(key, node);
+        self.nodes.shard(&key).insert(key, node);
     }
 
     fn packs(&self) -> RwLockReadGuard<'_, Packs> {
@@ -265,8 +261,8 @@ impl NodeTable {
 
     /// Forgets all that it knows.
     pub fn forget(&self) {
-        self.shards.iter().for_each(|shard| lock(shard).clear());
-        self.literals.iter().for_each(|shard| lock(shard).clear());
+        self.nodes.forget();
+        self.literals.forget();
     }
 
     /// The numbers under which nodes are stored.
@@ -278,17 +274,13 @@ impl NodeTable {
         };
         Numbers { packs: packs.states.iter().map(number).collect(), dead: packs.dead.clone() }
     }
-
-    fn shard(&self, key: &NodeKey) -> MutexGuard<'_, Shard<NodeRef>> {
-        lock(&self.shards[key.shard() % SHARDS])
-    }
 }
 
 impl Nodes for NodeTable {
     type Id = NodeRef;
 
     fn find(&self, key: &NodeKey) -> Option<NodeRef> {
-        self.shard(key).get(key)
+        self.nodes.shard(key).get(key)
     }
 
     fn find_shape(&self, key: &NodeKey) -> Option<NodeRef> {
@@ -296,7 +288,7 @@ impl Nodes for NodeTable {
     }
 
     fn add(&self, key: NodeKey, node: Node<'_, NodeRef>) -> NodeRef {
-        let mut shard = self.shard(&key);
+        let mut shard = self.nodes.shard(&key);
         let known = shard.get(&key);
         let mut open = lock(&self.open);
         let pack = open.0;
@@ -316,81 +308,15 @@ impl Nodes for NodeTable {
     }
 
     fn find_literal(&self, key: &NodeKey) -> Option<Literal<NodeRef>> {
-        lock(&self.literals[key.shard() % SHARDS]).get(key)
+        self.literals.shard(key).get(key)
     }
 
     fn know_literal(&self, key: NodeKey, literal: Literal<NodeRef>) {
         let packs = self.packs();
         // While this is held, no pack fails: whatever is lost is so by now, or is forgotten later, with this.
         if !packs.is_lost(literal.node) {
-            lock(&self.literals[key.shard() % SHARDS]).insert(key, literal);
+            self.literals.shard(&key).insert(key, literal);
         }
-    }
-}
-
-/// Two generations: when the young one is full it becomes the old one, and what was old is forgotten unless it was
-/// asked for meanwhile.
-struct Shard<V> {
-    young: Entries<V>,
-    old: Entries<V>,
-    entries: usize,
-}
-
-type Entries<V> = HashMap<NodeKey, V, BuildHasherDefault<LastBytes>>;
-
-impl<V: Copy> Shard<V> {
-    /// Shards that need about so many bytes together.
-    fn shards(budget: usize) -> Vec<Mutex<Self>> {
-        let entries = Self::entries(budget);
-        let new = || Self { young: Entries::default(), old: Entries::default(), entries };
-        (0..SHARDS).map(|_| Mutex::new(new())).collect()
-    }
-
-    /// How many a generation of each of them has room for.
-    fn entries(budget: usize) -> usize {
-        // In a table that has just doubled.
-        let bytes = 2 * (size_of::<(NodeKey, V)>() + 1);
-        (budget / SHARDS / bytes / 2).max(16)
-    }
-
-    fn get(&mut self, key: &NodeKey) -> Option<V> {
-        if let Some(&value) = self.young.get(key) {
-            return Some(value);
-        }
-        let value = *self.old.get(key)?;
-        self.insert(*key, value);
-        Some(value)
-    }
-
-    fn insert(&mut self, key: NodeKey, value: V) {
-        if self.young.len() >= self.entries {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, value);
-    }
-
-    fn clear(&mut self) {
-        self.young.clear();
-        self.old.clear();
-    }
-}
-
-/// A hash is as good a table index as any hash of it.
-#[derive(Default)]
-struct LastBytes(u64);
-
-impl Hasher for LastBytes {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(last) = bytes.last_chunk() {
-            self.0 = u64::from_le_bytes(*last);
-        }
-    }
-
-    // The length that arrays write first says nothing.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
@@ -410,7 +336,7 @@ mod tests {
         let key = NodeKey::of(Kind::Leaf, b"text");
         let node = table.add(key, Node { kind: Kind::Leaf, text: b"text", refs: &[] });
         let literal = Literal { node, habits: Habits::JSON, bytes: 4 };
-        let literal_key = NodeKey::of_literal(Dialect::Json, b'"', b"text");
+        let literal_key = NodeKey::of_literal(Dialect::Json, b"\"text\"");
         table.know_literal(literal_key, literal);
         assert_eq!(table.find_literal(&literal_key).map(|known| known.node), Some(node));
         let (pack, _) = table.seal();

@@ -300,6 +300,12 @@ fn open_object(path: &Path) -> io::Result<(File, fs::Metadata)> {
     if meta.is_dir() { Err(io::Error::other(NOT_FOUND)) } else { Ok((file, meta)) }
 }
 
+fn read_whole(file: &mut File, meta: &fs::Metadata) -> io::Result<Bytes> {
+    let mut body = Vec::with_capacity(meta.len() as usize);
+    file.read_to_end(&mut body)?;
+    Ok(body.into())
+}
+
 #[async_trait]
 impl Store for Directory {
     fn location(&self) -> String {
@@ -320,17 +326,14 @@ impl Store for Directory {
         let at = key.clone();
         let opened = self.blocking("get", key, move |inner, path| {
             let (mut file, meta) = open_object(path)?;
-            let mut read = None;
-            if meta.is_file() && meta.len() <= READ_AT_ONCE {
-                let bytes = read.insert(Vec::with_capacity(meta.len() as usize));
-                file.read_to_end(bytes)?;
-            }
+            let is_small = meta.is_file() && meta.len() <= READ_AT_ONCE;
+            let read = is_small.then(|| read_whole(&mut file, &meta)).transpose()?;
             Ok((inner.meta(&at, &meta), read, file))
         });
         let shown = self.inner.path(key)?;
         Ok(found(opened.await)?.map(|(meta, read, file)| {
             let body = match read {
-                Some(read) => stream::iter((!read.is_empty()).then(|| Ok(read.into()))).boxed(),
+                Some(read) => stream::iter((!read.is_empty()).then_some(Ok(read))).boxed(),
                 None => ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BUFFER)
                     .map_err(move |e| Error::io("get", shown.display(), &e))
                     .boxed(),
@@ -342,10 +345,9 @@ impl Store for Directory {
     async fn read(&self, key: &Key) -> Result<Option<(Bytes, Option<ETag>)>> {
         let read = self.blocking("get", key, |_, path| {
             let (mut file, meta) = open_object(path)?;
-            let mut body = Vec::with_capacity(meta.len() as usize);
-            file.read_to_end(&mut body)?;
+            let body = read_whole(&mut file, &meta)?;
             let etag = etag(&body);
-            Ok((Bytes::from(body), Some(etag)))
+            Ok((body, Some(etag)))
         });
         found(read.await)
     }

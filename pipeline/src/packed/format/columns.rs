@@ -111,25 +111,6 @@ pub(super) fn read_optional<T: DataType>(
     }
 }
 
-/// Reads all rows of two columns, of which each row has a value in one; `None` for a row that has none.
-pub(super) fn read_either<T: DataType>(
-    group: &dyn RowGroupReader,
-    columns: [usize; 2],
-) -> Result<Vec<Option<T::T>>, Broken> {
-    let rows = &all_rows(group);
-    let mut either = read_optional::<T>(group, columns[0], rows)?;
-    let (others, levels, _) = read::<T>(group, columns[1], rows)?;
-    let mut others = others.into_iter();
-    for (value, _) in either.iter_mut().zip(&levels).filter(|(_, level)| **level > 0) {
-        let other = others.next();
-        *value = value.take().or(other);
-    }
-    match levels.len() == rows.len() && others.next().is_none() {
-        true => Ok(either),
-        false => Err(format!("column {} has values for {} of {} rows", columns[1], levels.len(), rows.len())),
-    }
-}
-
 /// Reads some rows of a column of lists: all values, and where each row's end.
 pub(super) fn read_lists(
     group: &dyn RowGroupReader,
@@ -170,7 +151,7 @@ fn read<T: DataType>(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>)
     if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
         return Err(format!("column {at} has no row {}", rows.start));
     }
-    // A value a row, mostly: to grow by doubling would touch twice the memory. A row group has no more than a million rows.
+    // A value a row, mostly: to grow by doubling would touch twice the memory. They are a million at most.
     let (mut values, mut definition, mut repetition) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
     reader.read_records(rows.len(), Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
     Ok((values, definition, repetition))
@@ -206,8 +187,15 @@ impl Iterator for Known {
     }
 }
 
-pub(super) fn bytes(value: &[u8]) -> ByteArray {
-    ByteArray::from(Bytes::copy_from_slice(value))
+/// Values that share one buffer.
+pub(super) fn shared<T: AsRef<[u8]>>(values: impl Iterator<Item = T>) -> impl Iterator<Item = ByteArray> {
+    let (mut all, mut ends) = (Vec::new(), Vec::new());
+    for value in values {
+        all.extend_from_slice(value.as_ref());
+        ends.push(all.len());
+    }
+    let (all, mut start) = (Bytes::from(all), 0);
+    ends.into_iter().map(move |end| all.slice(std::mem::replace(&mut start, end)..end).into())
 }
 
 /// A part of a file, at its place.

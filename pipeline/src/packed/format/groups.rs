@@ -1,7 +1,7 @@
 //! Row groups, compressed on all cores.
 
-use super::columns::{Window, bloom_of};
 use bytes::Bytes;
+use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::ParquetMetaData;
@@ -15,25 +15,25 @@ pub(super) type Writer = SerializedFileWriter<Vec<u8>>;
 /// Row groups that are compressed at the same time at most: each needs memory.
 const AT_ONCE: usize = 4;
 
-/// Appends row groups in their order. `new` gives a writer like `writer`, `write` writes a group.
+/// Appends row groups in their order.
 ///
 /// # Errors
 /// If Parquet cannot hold one.
 pub(super) fn write_groups<G: Send>(
     writer: &mut Writer,
     groups: Vec<G>,
-    new: impl Fn() -> ParquetResult<Writer> + Sync,
     write: impl Fn(&mut Writer, G) -> ParquetResult<()> + Sync,
 ) -> ParquetResult<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(AT_ONCE));
     if groups.len() < 2 || cores < 2 {
         return groups.into_iter().try_for_each(|group| write(writer, group));
     }
+    let (schema, properties) = (writer.schema_descr().root_schema_ptr(), writer.properties().clone());
     let (count, groups) = (groups.len(), Mutex::new(groups.into_iter().enumerate()));
     let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
     let compress = || {
         let compressed = std::iter::from_fn(next).map(|(number, group)| {
-            let mut writer = new()?;
+            let mut writer = Writer::new(Vec::new(), schema.clone(), properties.clone())?;
             write(&mut writer, group)?;
             Ok((number, Compressed::finish(writer)?))
         });
@@ -62,7 +62,6 @@ impl Compressed {
     }
 
     fn append_to(self, writer: &mut Writer) -> ParquetResult<()> {
-        let window = Window::whole(self.file.clone());
         for from in self.metadata.row_groups() {
             let mut out = writer.next_row_group()?;
             for column in from.columns() {
@@ -70,7 +69,7 @@ impl Compressed {
                     bytes_written: column.compressed_size() as u64,
                     rows_written: from.num_rows() as u64,
                     metadata: column.clone(),
-                    bloom_filter: bloom_of(column, &window),
+                    bloom_filter: Sbbf::read_from_column_chunk(column, &self.file)?,
                     column_index: None,
                     offset_index: None,
                 };

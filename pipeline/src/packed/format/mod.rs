@@ -41,8 +41,8 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// While ingesting. Level 8 would cost a tenth more time, for 2% fewer bytes. Four times the rows in a group would cost 1 to 4% fewer bytes, and a trace four times the time
-    /// that its rows take to be read.
+    /// While ingesting. Level 8 would take a tenth more time, for 2% fewer bytes. Four times the rows in a group would
+    /// cost 1 to 4% fewer bytes, and a trace four times the time that its rows take to be read.
     pub const INGEST: Self = Self { level: 6, level_of_few: 1, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
     /// When compacting: bytes count more than time.
     pub const COMPACT: Self =

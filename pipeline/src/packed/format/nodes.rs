@@ -1,7 +1,7 @@
 //! `nodes/…parquet`: every distinct text once.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_either, read_lists, read_required, required,
+    GROUP_ROWS, Group, all_rows, contained, lists, optional, read_lists, read_optional, read_required, required, shared,
 };
 use super::groups::{Writer, write_groups};
 use super::{Broken, Effort, PACKS_KEY, properties};
@@ -51,7 +51,7 @@ where
 {
     let mut writer = NodesWriter::new(effort)?;
     let groups = groups(file.nodes.collect(), effort);
-    write_groups(&mut writer.writer, groups, || NodesWriter::empty(effort, 0), write_group)?;
+    write_groups(&mut writer.writer, groups, write_group)?;
     writer.finish(file.packs, file.metadata)
 }
 
@@ -89,16 +89,13 @@ impl NodesWriter {
     /// # Errors
     /// If Parquet refuses.
     pub fn new(effort: Effort) -> ParquetResult<Self> {
-        Ok(Self { writer: Self::empty(effort, crate::packed::LARGE)? })
-    }
-
-    fn empty(effort: Effort, bytes: usize) -> ParquetResult<Writer> {
         let properties = properties(effort, vec![])
             .set_column_encoding("id".into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled("id".into(), EnabledStatistics::Chunk)
             .build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        SerializedFileWriter::new(Vec::with_capacity(bytes), schema, Arc::new(properties))
+        let buffer = Vec::with_capacity(crate::packed::LARGE);
+        Ok(Self { writer: SerializedFileWriter::new(buffer, schema, Arc::new(properties))? })
     }
 
     /// Appends a row group. All its numbers are greater than those of the groups before; within it nodes stand in the
@@ -129,7 +126,6 @@ fn write_group(writer: &mut Writer, mut group: Vec<StoredNode<'_>>) -> ParquetRe
     let mut out = writer.next_row_group()?;
     required::<Int64Type, _>(&mut out, &group.iter().map(|node| node.0 as i64).collect::<Vec<_>>())?;
     required::<Int32Type, _>(&mut out, &group.iter().map(|node| node.1.number()).collect::<Vec<_>>())?;
-    // One buffer for all texts, which the values share.
     let (texts, others) = split_texts(group);
     optional::<ByteArrayType, _>(&mut out, texts.into_iter())?;
     optional::<ByteArrayType, _>(&mut out, others.into_iter())?;
@@ -149,11 +145,11 @@ fn likeness(&(_, kind, text, _): &StoredNode<'_>) -> (i32, [u8; 4]) {
 
 /// Texts that are UTF-8, and those that are not. A shape has NULs for its holes, so it is never a text.
 fn split_texts(group: &[StoredNode<'_>]) -> (Vec<Option<ByteArray>>, Vec<Option<ByteArray>>) {
-    let split = group.iter().map(|&(_, kind, text, _)| {
-        let is_shape = matches!(kind, Kind::JsonShape | Kind::ProtobufShape);
-        match !is_shape && std::str::from_utf8(text).is_ok() {
-            true => (Some(bytes(text)), None),
-            false => (None, Some(bytes(text))),
+    let values = shared(group.iter().map(|node| node.2));
+    let split = group.iter().zip(values).map(|(&(_, kind, text, _), value)| {
+        match !kind.is_shape() && std::str::from_utf8(text).is_ok() {
+            true => (Some(value), None),
+            false => (None, Some(value)),
         }
     });
     split.unzip()
@@ -222,8 +218,10 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     let rows = &all_rows(group);
     let ids = read_required::<Int64Type>(group, 0, rows)?;
     let kinds = read_required::<Int32Type>(group, 1, rows)?;
-    let texts = read_either::<ByteArrayType>(group, [2, 3])?;
+    let texts = read_optional::<ByteArrayType>(group, 2, rows)?;
+    let others = read_optional::<ByteArrayType>(group, 3, rows)?;
     let (refs, refs_ends) = read_lists(group, 4, rows)?;
+    let text = |(text, other): (Option<ByteArray>, Option<ByteArray>)| text.or(other).ok_or("a node without a text");
     let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
     let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();
     ids.sort_unstable();
@@ -232,7 +230,7 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     }
     Ok(NodeGroup {
         kinds: kinds.into_iter().map(kind).collect::<Result<_, _>>()?,
-        texts: texts.into_iter().map(|text| text.ok_or("a node without a text")).collect::<Result<_, _>>()?,
+        texts: texts.into_iter().zip(others).map(text).collect::<Result<_, _>>()?,
         ids,
         refs,
         refs_ends,

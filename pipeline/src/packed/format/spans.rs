@@ -1,7 +1,7 @@
 //! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, bytes, contained, lists, optional, read_lists, read_optional, read_required, required,
+    GROUP_ROWS, Group, all_rows, contained, lists, optional, read_lists, read_optional, read_required, required, shared,
 };
 use super::groups::{Writer, write_groups};
 use super::rest::{RestReader, RestWriter, Streams};
@@ -55,7 +55,6 @@ const FEW: [&str; 7] = ["source", "kind", "service", "tenant", "model", "provide
 pub struct SpansWriter {
     writer: Writer,
     effort: Effort,
-    traces: u64,
 }
 
 impl SpansWriter {
@@ -64,10 +63,6 @@ impl SpansWriter {
     /// # Errors
     /// If Parquet refuses.
     pub fn new(effort: Effort, traces: u64) -> ParquetResult<Self> {
-        Ok(Self { writer: Self::empty(effort, traces)?, effort, traces })
-    }
-
-    fn empty(effort: Effort, traces: u64) -> ParquetResult<Writer> {
         let properties = properties(effort, vec![])
             .set_column_bloom_filter_enabled("trace_id".into(), true)
             .set_column_bloom_filter_max_ndv("trace_id".into(), traces.max(1))
@@ -79,18 +74,15 @@ impl SpansWriter {
         };
         let properties = FEW.iter().fold(properties, set_few).build();
         let schema = Arc::new(parse_message_type(SCHEMA)?);
-        SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))
+        Ok(Self { writer: SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?, effort })
     }
 
     /// Appends rows; their ids are stored numbers.
     pub fn write(&mut self, rows: &Rows<u64>) -> ParquetResult<()> {
-        // One buffer for each text, which the values share.
-        let texts: Vec<ByteArray> = rows.texts.all().map(bytes).collect();
+        let texts: Vec<ByteArray> = shared(rows.texts.all()).collect();
         let (count, size) = (rows.rows.len(), self.effort.span_group_rows.clamp(1, GROUP_ROWS));
         let groups: Vec<Range<usize>> = (0..count).step_by(size).map(|start| start..count.min(start + size)).collect();
-        let (effort, traces) = (self.effort, self.traces);
-        let write = |writer: &mut Writer, group| write_group(writer, rows, &texts, group);
-        write_groups(&mut self.writer, groups, || Self::empty(effort, traces), write)
+        write_groups(&mut self.writer, groups, |writer, group| write_group(writer, rows, &texts, group))
     }
 
     /// Ends the file: the keys of its batches, and the packs that its references lead to.
@@ -153,15 +145,12 @@ fn write_group(
     Ok(())
 }
 
-/// Ids as values of a column, which share one buffer.
+/// Ids as values of a column.
 fn ids<const N: usize>(
     ids: impl Iterator<Item = Option<[u8; N]>> + Clone,
 ) -> impl Iterator<Item = Option<FixedLenByteArray>> {
-    let all = Bytes::from(ids.clone().flatten().flatten().collect::<Vec<u8>>());
-    ids.scan(0, move |end, id| {
-        *end += if id.is_some() { N } else { 0 };
-        Some(id.map(|_| ByteArray::from(all.slice(*end - N..*end)).into()))
-    })
+    let mut values = shared(ids.clone().flatten());
+    ids.map(move |id| id.and_then(|_| values.next()).map(FixedLenByteArray::from))
 }
 
 fn duration(row: &Row<u64>) -> Option<i64> {

@@ -23,8 +23,6 @@ use super::node::{Kind, Node, NodeKey};
 use crate::lanes::unescaped;
 use memchr::{memchr, memchr2, memmem};
 
-pub(crate) use json::find as find_json;
-
 /// A literal shorter than this stays in its text: a reference would cost more.
 pub const LEAST: usize = 64;
 /// Texts in texts in texts are followed so deep.
@@ -130,30 +128,21 @@ impl<'a, N: Nodes> Lifter<'a, N> {
         id
     }
 
-    /// The node of the text of a JSON literal, which `text` begins with, its first quote included, and which has `length`
-    /// bytes between its quotes. `None` if it would not come back exactly.
-    pub fn json_literal(&mut self, text: &[u8], length: usize) -> Option<Literal<N::Id>> {
-        self.literal_at(text, Dialect::Json, length, Habits::JSON, 0)
+    /// The node of the text of a JSON literal, its quotes included. `None` if it would not come back exactly.
+    pub fn json_literal(&mut self, quoted: &[u8]) -> Option<Literal<N::Id>> {
+        self.literal_at(quoted, Dialect::Json, Habits::JSON, 0)
     }
 
     /// The same for any literal; `None` also if nobody of `habits` writes it so.
-    fn literal_at(
-        &mut self,
-        text: &[u8],
-        dialect: Dialect,
-        length: usize,
-        habits: Habits,
-        depth: usize,
-    ) -> Option<Literal<N::Id>> {
-        let (quote, text) = (text[0], &text[1..]);
-        let key = (length >= KNOWN_FROM).then(|| NodeKey::of_literal(dialect, quote, &text[..length]));
+    fn literal_at(&mut self, quoted: &[u8], dialect: Dialect, habits: Habits, depth: usize) -> Option<Literal<N::Id>> {
+        let key = (quoted.len() >= KNOWN_FROM).then(|| NodeKey::of_literal(dialect, quoted));
         if let Some(known) = key.and_then(|key| self.nodes.find_literal(&key)) {
             return Some(known).filter(|known| habits.has_any(known.habits));
         }
         let mut decoded = self.buffer();
-        let found = dialect.find(text, quote, &mut decoded).filter(|found| habits.has_any(found.habits));
+        let found = dialect.decode(quoted, &mut decoded).filter(|found| habits.has_any(found.habits));
         let literal = found.map(|found| {
-            let inner = if found.escaped { &decoded[..] } else { &text[..length] };
+            let inner = if found.escaped { &decoded[..] } else { &quoted[1..quoted.len() - 1] };
             Literal { node: self.node_at(inner, depth), habits: found.habits, bytes: inner.len() as u64 }
         });
         self.give_back(decoded);
@@ -180,9 +169,7 @@ impl<'a, N: Nodes> Lifter<'a, N> {
             if length < LEAST {
                 continue;
             }
-            let Some(literal) = self.literal_at(&text[start - 1..], dialect, length, habits, depth + 1) else {
-                continue;
-            };
+            let Some(literal) = self.literal_at(&text[start - 1..=end], dialect, habits, depth + 1) else { continue };
             habits = habits.and(literal.habits);
             template.extend_from_slice(&text[plain..start]);
             template.extend_from_slice(HOLE.as_bytes());
@@ -217,12 +204,14 @@ impl Dialect {
         Some((quote + 1, length))
     }
 
-    /// The literal that begins behind `quote` at `text`'s front, decoded.
-    fn find(self, text: &[u8], quote: u8, decoded: &mut Vec<u8>) -> Option<Found> {
-        match self {
+    /// Decodes a literal, its quotes included; `None` if it is not one whole literal.
+    pub(crate) fn decode(self, quoted: &[u8], decoded: &mut Vec<u8>) -> Option<Found> {
+        let (&quote, text) = quoted.split_first()?;
+        let found = match self {
             Self::Json => json::find(text, decoded),
             Self::Python => python::find(text, quote, decoded),
-        }
+        }?;
+        (found.length + 2 == quoted.len()).then_some(found)
     }
 }
 

@@ -5,7 +5,7 @@
 use super::builder::Builder;
 use super::{Broken, Column};
 use crate::lanes::unescaped;
-use crate::packed::lift::{Habit, Habits, LEAST, Nodes, find_json};
+use crate::packed::lift::{Dialect, Habit, Habits, LEAST, Nodes};
 use crate::packed::row::{RowKind, Values};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -67,7 +67,7 @@ impl<'r> Shredder<'r> {
             }
             to.text(&record[plain..start]);
             plain = start;
-            if self.value(Quoted { text: &record[start - 1..], length }, to) {
+            if self.value(Quoted(&record[start - 1..=end]), to) {
                 plain = end;
             }
             self.field = b"";
@@ -224,20 +224,20 @@ impl<'r> Shredder<'r> {
     fn string<N: Nodes>(&mut self, string: Quoted<'_>, to: &mut Builder<'_, '_, N>) {
         if self.is_label_top
             && let Some(column @ (Column::Model | Column::Provider)) = to.attribute_column(self.label)
-            && string.length < 4 * LEAST
+            && string.literal().len() < 4 * LEAST
             && let Some(text) = string.column_text()
         {
             to.set_text(column, &text);
             return to.column(column);
         }
         let is_content = self.top == b"body" || is_content(self.label, to);
-        lift(string, is_content || string.length >= LEAST, is_content, to);
+        lift(string, is_content || string.literal().len() >= LEAST, is_content, to);
     }
 }
 
 /// A string: its text becomes a node, or it stays as it is.
 fn lift<N: Nodes>(string: Quoted<'_>, is_lifted: bool, is_content: bool, to: &mut Builder<'_, '_, N>) {
-    let lifted = if is_lifted { to.lifter.json_literal(string.text, string.length) } else { None };
+    let lifted = if is_lifted { to.lifter.json_literal(string.0) } else { None };
     if is_content {
         to.count_content(lifted.map_or_else(|| string.decoded_bytes(), |literal| literal.bytes));
     }
@@ -247,31 +247,26 @@ fn lift<N: Nodes>(string: Quoted<'_>, is_lifted: bool, is_content: bool, to: &mu
     }
 }
 
-/// A string whose end is known, as it stands.
+/// A string as it stands, its quotes included.
 #[derive(Clone, Copy)]
-struct Quoted<'r> {
-    /// From its first quote to the end of the record.
-    text: &'r [u8],
-    /// Bytes between its quotes.
-    length: usize,
-}
+struct Quoted<'r>(&'r [u8]);
 
 impl<'r> Quoted<'r> {
     /// What stands between the quotes.
     fn literal(self) -> &'r [u8] {
-        &self.text[1..=self.length]
+        &self.0[1..self.0.len() - 1]
     }
 
     /// What it stands for, and who writes it so.
     fn decoded(self) -> Option<(Cow<'r, [u8]>, Habits)> {
         let mut decoded = Vec::new();
-        let found = find_json(&self.text[1..], &mut decoded)?;
+        let found = Dialect::Json.decode(self.0, &mut decoded)?;
         let text = if found.escaped { Cow::Owned(decoded) } else { Cow::Borrowed(self.literal()) };
         Some((text, found.habits))
     }
 
     fn decoded_bytes(self) -> u64 {
-        self.decoded().map_or(self.length, |(text, _)| text.len()) as u64
+        self.decoded().map_or(self.literal().len(), |(text, _)| text.len()) as u64
     }
 
     /// A text that a column can have: UTF-8 (a lone surrogate is not), and written in the one way in which we write it.
