@@ -32,7 +32,11 @@ pub struct Cli {
 
 /// Parses the command line and the environment, or ends with a usage error.
 pub fn parse() -> Cli {
-    let matches = without_empty_variables(Cli::command()).get_matches();
+    let mut command = Cli::command();
+    if std::env::vars_os().any(|(_, value)| value.is_empty()) {
+        command = without_empty_variables(command);
+    }
+    let matches = command.get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
 }
 

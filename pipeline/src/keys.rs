@@ -206,16 +206,29 @@ impl ContentKeys {
     }
 }
 
+fn is_number(segment: &str) -> bool {
+    !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Does a dotted name fit a pattern of the table?
 pub fn matches(pattern: &str, name: &str) -> bool {
+    // Every key that comes up is compared with all patterns: most differ before their first wildcard, or in the end.
+    let same = pattern.bytes().zip(name.bytes()).take_while(|(p, n)| p == n && !matches!(p, b'*' | b'{')).count();
+    if !matches!(pattern.as_bytes().get(same), None | Some(b'*' | b'{')) {
+        return false;
+    }
+    let last = pattern.as_bytes().last();
+    if !matches!(last, Some(b'*' | b'}')) && last != name.as_bytes().last() {
+        return false;
+    }
     let (mut pattern, mut name) = (pattern.split('.'), name.split('.'));
     loop {
         match (pattern.next(), name.next()) {
             (None, None) => return true,
             (Some("**"), Some(_)) => return pattern.next().is_none(),
             (Some("*"), Some(_)) => {}
-            (Some("{n}"), Some(digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {}
-            (Some(literal), Some(segment)) if literal == segment => {}
+            (Some("{n}"), Some(number)) if is_number(number) => {}
+            (Some(literal), Some(segment)) if literal == segment && literal != "{n}" => {}
             _ => return false,
         }
     }
@@ -237,6 +250,12 @@ mod tests {
             ("gen_ai.prompt.{n}.**", "gen_ai.prompt.x.content", false),
             ("llm.*.messages", "llm.None.messages", true),
             ("llm.*.messages", "llm.messages", false),
+            ("llm.*.messages", "llm.*x.messages", true),
+            ("llm.*.messages", "llm.None.message", false),
+            ("llm.*.messages", "llm.None.other_messages", false),
+            ("llm.prompts.{n}.**", "llm.prompts.{n}.x", false),
+            ("gen_ai.prompt", "gen_ai.prompt.0", false),
+            ("**", "any.thing", true),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }

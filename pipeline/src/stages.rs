@@ -47,6 +47,15 @@ where
     ReceiverStream::new(receiver).chain(panic)
 }
 
+/// Does work of a few milliseconds on the thread that asks for it: to change threads twice takes part of that, and where
+/// all cores are busy, more.
+pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => work(),
+        _ => tokio::task::block_in_place(work),
+    }
+}
+
 /// Begins work that takes long, apart from the threads that drive requests. A runtime of one thread, which has no other,
 /// does it before this returns: there, as in a simulation, everything comes in the same order every time.
 pub fn blocking<T, F>(work: F) -> impl Future<Output = Result<T>> + Send

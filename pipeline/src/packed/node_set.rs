@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Nodes in memory.
 #[derive(Default)]
 pub struct NodeSet {
-    nodes: HashMap<u64, Arc<NodeGroup>>,
+    nodes: HashMap<u64, Arc<NodeGroup>, foldhash::fast::RandomState>,
 }
 
 /// What may still be done for a row, or for a node by itself: a few damaged bytes could stand for terabytes.

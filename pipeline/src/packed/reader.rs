@@ -257,13 +257,15 @@ impl Reader {
         opened.try_for_each(|_| future::ready(Ok(()))).await
     }
 
-    /// Reads the beginning of a pack that will be needed, if its file is small; if it cannot be read, whoever needs it is
-    /// told.
-    pub(super) async fn look_ahead(&self, pack: Option<PackNumber>) {
-        if let Some(pack) = pack
-            && let Ok(file) = self.file_of(pack).await
-            && file.window().start == 0
-        {
+    /// The file of a pack that will be needed, if it is small; if it cannot be read, whoever needs it is told.
+    pub(super) async fn ahead(&self, pack: Option<PackNumber>) -> Option<(Arc<File>, PackNumber)> {
+        let file = self.file_of(pack?).await.ok()?;
+        (file.window().start == 0).then_some((file, pack?))
+    }
+
+    /// Decodes the first nodes of that pack.
+    pub(super) async fn decode_ahead(&self, ahead: Option<(Arc<File>, PackNumber)>) {
+        if let Some((file, pack)) = ahead {
             let _ = self.group_in(file, pack.node(0)).await;
         }
     }

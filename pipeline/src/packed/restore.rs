@@ -2,14 +2,16 @@
 
 use super::archive::BatchInfo;
 use super::file::File;
-use super::format::{Head, StoredRows, read_heads, read_rows, read_rows_of};
+use super::format::{Head, PACKS_KEY, StoredRows, locate, read_heads, read_located, read_rows};
+use super::node_set::NodeSet;
 use super::reader::Reader;
 use super::row::{RowKind, Rows};
+use super::table::PackNumber;
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
-use crate::stages::blocking;
+use crate::stages::{blocking, in_place};
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, future, stream};
 use std::sync::Arc;
 
 /// Rows put together at a time: their nodes are in memory.
@@ -24,22 +26,40 @@ const PIECE: usize = 256 << 10;
 pub async fn rows_of_group(reader: &Reader, file: &File, group: usize) -> Result<Rows<u64>> {
     let group = reader.group(file, group).await?;
     let stored = blocking(move || read_rows(&group)).await?;
-    told_apart(reader, file, stored.map_err(|reason| file.corrupt(reason))?).await
+    let stored = stored.map_err(|reason| file.corrupt(reason))?;
+    let shapes = reader.nodes_alone(stored.shapes()).await?;
+    told_apart(file, stored, &shapes)
 }
 
-/// The same, no more of them than from the first of a trace to its last.
+/// The rows that a row group has of a trace: from the first to the last, others between them included. With them, the
+/// nodes that its own lead to.
 ///
 /// # Errors
 /// If the store fails, or the file is not what Gravity wrote.
-pub async fn rows_of_trace(reader: &Reader, file: &File, group: usize, trace: &TraceId) -> Result<Rows<u64>> {
-    let group = reader.group(file, group).await?;
+pub async fn rows_of_trace(
+    reader: &Reader,
+    file: &File,
+    group: usize,
+    trace: &TraceId,
+) -> Result<(Rows<u64>, NodeSet)> {
+    // The newest pack that the file names has the rows' shapes, and mostly more of what they lead to. Decoding begins
+    // when the bytes of both are there, and two cores have work then.
+    let newest = file.list::<u64>(PACKS_KEY)?.into_iter().max().map(PackNumber);
+    let (group, newest) = future::join(reader.group(file, group), reader.ahead(newest)).await;
+    let group = group?;
     let trace = *trace.as_bytes();
-    let stored = blocking(move || read_rows_of(&group, &trace)).await?;
-    told_apart(reader, file, stored.map_err(|reason| file.corrupt(reason))?).await
+    let rows_and_nodes = async {
+        let located = in_place(|| locate(&group, &trace)).map_err(|reason| file.corrupt(reason))?;
+        let nodes = reader.nodes(located.nodes_of(&trace).collect::<Vec<_>>());
+        let stored = async { in_place(|| read_located(&group, located)).map_err(|reason| file.corrupt(reason)) };
+        future::try_join(nodes, stored).await
+    };
+    let ((), rows_and_nodes) = future::join(reader.decode_ahead(newest), rows_and_nodes).await;
+    let (nodes, stored) = rows_and_nodes?;
+    Ok((told_apart(file, stored, &nodes)?, nodes))
 }
 
-async fn told_apart(reader: &Reader, file: &File, stored: StoredRows) -> Result<Rows<u64>> {
-    let shapes = reader.nodes_alone(stored.shapes()).await?;
+fn told_apart(file: &File, stored: StoredRows, shapes: &NodeSet) -> Result<Rows<u64>> {
     stored.with_rest(|shape| shapes.get(shape).map(|node| node.text)).map_err(|e: Error| match e {
         Error::Corrupt { key, reason } if key == "spans" => file.corrupt(reason),
         e => e,

@@ -519,10 +519,9 @@ impl Verifier<'_> {
     }
 
     async fn rows_of_trace(&self, file: &SpansFile, group: usize, trace: &TraceId) -> Result<u64> {
-        let rows = rows_of_trace(&self.reader, &file.open()?, group, trace).await?;
+        let (rows, nodes) = rows_of_trace(&self.reader, &file.open()?, group, trace).await?;
         let (mut count, mut bytes) = (0, Vec::new());
         for at in (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())) {
-            let nodes = self.reader.nodes(rows.refs_of(at).iter().copied().chain(rows.rows[at].shape)).await?;
             bytes.clear();
             nodes.row(&rows, at, &mut bytes)?;
             count += 1;

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use gravity_pipeline::packed::format::{
-    Effort, Group, NodesFile, SpansWriter, Window, metadata_of, read_nodes, read_rows, read_rows_of, write_nodes,
+    Effort, Group, NodesFile, SpansWriter, Window, locate, metadata_of, read_located, read_nodes, read_rows,
+    write_nodes,
 };
 use gravity_pipeline::packed::node::Kind;
 use gravity_pipeline::packed::row::{Row, RowKind, Rows};
@@ -159,7 +160,12 @@ proptest! {
                 let is_its = |row: &Row<u64>| row.trace_id == Some(trace);
                 let first = all.rows.iter().position(is_its).unwrap_or(0);
                 let end = all.rows.iter().rposition(is_its).map_or(first, |last| last + 1);
-                let its = read_rows_of(&group, &trace).unwrap();
+                let located = locate(&group, &trace).unwrap();
+                let refs = (first..end).filter(|&at| is_its(&all.rows[at])).flat_map(|at| all.refs_of(at)).copied();
+                let shapes = all.rows[..end].iter().filter_map(|row| row.shape);
+                let wanted: Vec<u64> = refs.chain(shapes).collect();
+                prop_assert_eq!(located.nodes_of(&trace).collect::<Vec<_>>(), wanted);
+                let its = read_located(&group, located).unwrap();
                 let read: Vec<_> = (0..its.rows.rows.len()).map(|at| told(&its.rows, at)).collect();
                 prop_assert_eq!(read, (first..end).map(|at| told(&all, at)).collect::<Vec<_>>());
                 prop_assert_eq!(its.shapes().count(), all.rows[..end].iter().filter(|row| row.shape.is_some()).count());
@@ -189,7 +195,8 @@ proptest! {
             let Ok(groups) = groups(file.into(), columns) else { continue };
             for group in groups {
                 let (_, rows) = (read_nodes(&group).map(|nodes| nodes.iter().count()), read_rows(&group));
-                if let Ok(rows) = rows {
+                let located = locate(&group, &[1; 16]).and_then(|located| read_located(&group, located));
+                for rows in [rows, located].into_iter().flatten() {
                     let _ = rows.with_rest(|_| Ok::<_, String>(b"\0r\0r".as_slice()));
                 }
             }

@@ -9,7 +9,7 @@ mod thrift;
 
 pub use columns::{Group, Window, bloom_of, metadata_of};
 pub use nodes::{NodeGroup, NodesFile, NodesWriter, StoredNode, read_nodes, write_nodes};
-pub use spans::{Head, SpansWriter, StoredRows, read_heads, read_rows, read_rows_of};
+pub use spans::{Head, Located, SpansWriter, StoredRows, locate, read_heads, read_located, read_rows};
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -42,8 +42,9 @@ pub struct Effort {
 
 impl Effort {
     /// While ingesting. Level 8 would take a tenth more time, for 2% fewer bytes. Four times the rows in a group would
-    /// cost 1 to 4% fewer bytes, and a trace four times the time that its rows take to be read.
-    pub const INGEST: Self = Self { level: 6, level_of_few: 1, node_group_bytes: 4 << 20, span_group_rows: 4 << 10 };
+    /// cost 1 to 4% fewer bytes, and a trace four times the time that its rows take to be read. Half as much text in a
+    /// group would cost 1 to 5% more bytes, and give a trace's first byte 0.7 ms sooner.
+    pub const INGEST: Self = Self { level: 6, level_of_few: 1, node_group_bytes: 2 << 20, span_group_rows: 4 << 10 };
     /// When compacting: bytes count more than time.
     pub const COMPACT: Self =
         Self { level: 22, level_of_few: 22, node_group_bytes: 8 << 20, span_group_rows: 32 << 10 };

@@ -38,9 +38,6 @@ pub struct NodesFile<'a, I> {
 /// A node as it is written: number, kind, text, references.
 pub type StoredNode<'n> = (u64, Kind, &'n [u8], &'n [i64]);
 
-/// A file with more text than this has two row groups at least, so that two cores compress it, and two read it.
-const TWO_FROM: usize = 2 << 20;
-
 /// Writes a file of nodes.
 ///
 /// # Errors
@@ -59,7 +56,7 @@ where
 fn groups<'n>(nodes: Vec<StoredNode<'n>>, effort: Effort) -> Vec<Vec<StoredNode<'n>>> {
     let size_of = |node: &StoredNode<'_>| node.2.len() + node.3.len();
     let size: usize = nodes.iter().map(size_of).sum();
-    let count = size.div_ceil(effort.node_group_bytes).max(if size > TWO_FROM { 2 } else { 1 });
+    let count = size.div_ceil(effort.node_group_bytes).max(1);
     let most = size.div_ceil(count);
     let mut groups: Vec<Vec<_>> = Vec::with_capacity(count);
     let mut open = usize::MAX;

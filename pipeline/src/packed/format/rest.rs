@@ -102,6 +102,13 @@ impl<'a> RestReader<'a> {
         values.split_off(..length)
     }
 
+    /// Passes over the next values of a stream.
+    pub fn skip(&mut self, stream: TextId, count: usize) -> Option<()> {
+        let (lengths, values) = self.streams.get_mut(stream as usize)?;
+        let bytes = (0..count).try_fold(0usize, |sum, _| sum.checked_add(take_varint(lengths)?))?;
+        values.split_off(..bytes).map(|_| ())
+    }
+
     /// True if every value was taken.
     pub fn is_done(&self) -> bool {
         self.streams.iter().all(|(lengths, values)| lengths.is_empty() && values.is_empty())
@@ -126,4 +133,30 @@ fn take_varint(bytes: &mut &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn values_that_are_passed_over_are_those_that_would_have_come_next(
+            values in proptest::collection::vec((0u32..4, proptest::collection::vec(any::<u8>(), 0..300)), 0..50),
+            skipped in 1usize..60,
+        ) {
+            let mut writer = RestWriter::default();
+            values.iter().for_each(|(key, value)| writer.push(*key, value));
+            let bytes = writer.finish().unwrap_or_default();
+            let (mut one, mut other) = (RestReader::new(&bytes).unwrap(), RestReader::new(&bytes).unwrap());
+            for stream in 0..5 {
+                let taken = (0..skipped).try_for_each(|_| one.next(stream).map(|_| ()));
+                prop_assert_eq!(other.skip(stream, skipped), taken);
+                if taken.is_some() {
+                    prop_assert_eq!(other.next(stream), one.next(stream));
+                }
+            }
+        }
+    }
 }

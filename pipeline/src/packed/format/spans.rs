@@ -205,9 +205,9 @@ impl StoredRows {
         let mut streams = Streams::default();
         let broken = || E::from("a row without one of its values".into());
         let mut reader = RestReader::new(rest.data()).ok_or_else(broken)?;
-        for id in self.before.into_iter().flatten() {
+        for (id, rows) in counted(self.before.into_iter().flatten()) {
             for &stream in streams.of(id, shape(id)?, &mut self.rows.streams) {
-                reader.next(stream).ok_or_else(broken)?;
+                reader.skip(stream, rows).ok_or_else(broken)?;
             }
         }
         for at in 0..self.rows.rows.len() {
@@ -226,6 +226,20 @@ impl StoredRows {
     }
 }
 
+/// Each id once, in the order in which they first come, and how often it comes.
+fn counted(ids: impl Iterator<Item = u64>) -> Vec<(u64, usize)> {
+    let mut counted: Vec<(u64, usize)> = Vec::new();
+    let mut places = HashMap::with_hasher(foldhash::fast::RandomState::default());
+    for id in ids {
+        let place = *places.entry(id).or_insert(counted.len());
+        match counted.get_mut(place) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((id, 1)),
+        }
+    }
+    counted
+}
+
 /// Reads a row group of a file of spans.
 ///
 /// # Errors
@@ -233,33 +247,73 @@ impl StoredRows {
 pub fn read_rows(group: &Group) -> Result<StoredRows, Broken> {
     contained("a row group", || {
         let group = &group.open()?;
-        read(group, &all_rows(group))
+        let rows = all_rows(group);
+        let traces = read_optional::<FixedLenByteArrayType>(group, 2, &rows)?;
+        let traces = traces.iter().map(id).collect::<Result<_, _>>()?;
+        read(group, Located::new(group, rows, traces)?)
     })
 }
 
-/// Reads the rows of a row group from the first of a trace to its last, others between them included.
+/// Some rows of a row group, and what they lead to: enough to fetch that while the rest of them is read.
+#[derive(Debug)]
+pub struct Located {
+    rows: Range<usize>,
+    traces: Vec<Option<[u8; 16]>>,
+    /// Of the rows before them, too: the values of the column `rest` cannot be told apart without.
+    shapes: Vec<Option<u64>>,
+    refs: Vec<u64>,
+    refs_ends: Vec<usize>,
+}
+
+impl Located {
+    fn new(group: &dyn RowGroupReader, rows: Range<usize>, traces: Vec<Option<[u8; 16]>>) -> Result<Self, Broken> {
+        let shapes = read_optional::<Int64Type>(group, 18, &(0..rows.end))?;
+        let (refs, refs_ends) = read_lists(group, 19, &rows)?;
+        let (shapes, refs) = (shapes.into_iter().map(|id| Some(id? as u64)), refs.into_iter().map(|id| id as u64));
+        Ok(Self { rows, traces, shapes: shapes.collect(), refs: refs.collect(), refs_ends })
+    }
+
+    /// The nodes that the rows of a trace lead to, and all shapes.
+    pub fn nodes_of(&self, trace: &[u8; 16]) -> impl Iterator<Item = u64> {
+        let starts = [0].into_iter().chain(self.refs_ends.iter().copied());
+        let refs_of = starts.zip(&self.refs_ends).map(|(start, &end)| &self.refs[start..end]);
+        let ours = self.traces.iter().zip(refs_of).filter(|(id, _)| id.as_ref() == Some(trace));
+        ours.flat_map(|(_, refs)| refs).copied().chain(self.shapes.iter().copied().flatten())
+    }
+}
+
+/// Finds the rows of a trace in a row group: those from its first to its last, others between them included.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read_rows_of(group: &Group, trace: &[u8; 16]) -> Result<StoredRows, Broken> {
+pub fn locate(group: &Group, trace: &[u8; 16]) -> Result<Located, Broken> {
     contained("a row group", || {
         let group = &group.open()?;
         let traces = read_optional::<FixedLenByteArrayType>(group, 2, &all_rows(group))?;
         let is_its = |id: &Option<FixedLenByteArray>| id.as_ref().is_some_and(|id| id.data() == trace);
         let first = traces.iter().position(is_its).unwrap_or(0);
         let end = traces.iter().rposition(is_its).map_or(first, |last| last + 1);
-        read(group, &(first..end))
+        let traces = traces[first..end].iter().map(id).collect::<Result<_, _>>()?;
+        Located::new(group, first..end, traces)
     })
 }
 
-fn read(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<StoredRows, Broken> {
-    let mut all = Rows::default();
+/// Reads the rows that were found.
+///
+/// # Errors
+/// What is wrong with the row group.
+pub fn read_located(group: &Group, located: Located) -> Result<StoredRows, Broken> {
+    contained("a row group", || read(&group.open()?, located))
+}
+
+fn read(group: &dyn RowGroupReader, located: Located) -> Result<StoredRows, Broken> {
+    let Located { rows, traces, mut shapes, refs, refs_ends } = located;
+    let (rows, mut all) = (&rows, Rows::default());
     let texts = |at| read_optional::<ByteArrayType>(group, at, rows);
-    // The rest of a group is in its first row, and shapes are needed from the first on.
+    // The rest of a group is in its first row.
     let everywhere = &all_rows(group);
     let sources = read_required::<ByteArrayType>(group, 0, rows)?;
     let kinds = read_required::<ByteArrayType>(group, 1, rows)?;
-    let traces = read_optional::<FixedLenByteArrayType>(group, 2, rows)?;
     let parents = read_optional::<Int32Type>(group, 4, rows)?;
     let near = near(rows, &parents, everywhere);
     let spans = read_optional::<FixedLenByteArrayType>(group, 3, &near)?;
@@ -273,8 +327,6 @@ fn read(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<StoredRows, B
     let input_tokens = read_optional::<Int64Type>(group, 15, rows)?;
     let output_tokens = read_optional::<Int64Type>(group, 16, rows)?;
     let costs = read_optional::<DoubleType>(group, 17, rows)?;
-    let shapes = read_optional::<Int64Type>(group, 18, &(0..rows.end))?;
-    let (refs, refs_ends) = read_lists(group, 19, rows)?;
     let rests = read_optional::<ByteArrayType>(group, 20, &(0..everywhere.len().min(1)))?;
     let batches = texts(21)?;
 
@@ -283,7 +335,7 @@ fn read(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<StoredRows, B
         let mut text = |value: &Option<ByteArray>| value.as_ref().map(|text| all.texts.id(text.data()));
         let mut row = Row::new(kind);
         row.source = text(&Some(sources[at].clone())).unwrap_or_default();
-        row.trace_id = id(&traces[at])?;
+        row.trace_id = traces[at];
         row.span_id = id(&spans[place - near.start])?;
         row.parent_span_id = match parents[at] {
             Some(distance) => {
@@ -305,15 +357,15 @@ fn read(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<StoredRows, B
         row.input_tokens = input_tokens[at];
         row.output_tokens = output_tokens[at];
         row.cost = costs[at];
-        row.shape = shapes[place].map(|id| id as u64);
+        row.shape = shapes[place];
         row.batch = text(&batches[at]);
         row.refs_end = refs_ends[at];
         all.rows.push(row);
     }
-    all.refs = refs.into_iter().map(|id| id as u64).collect();
-    let before = shapes[..rows.start].iter().map(|id| id.map(|id| id as u64)).collect();
+    all.refs = refs;
+    shapes.truncate(rows.start);
     let rest = rests.into_iter().flatten().next();
-    Ok(StoredRows { rows: all, before, rest, is_cut: rows.end < everywhere.end })
+    Ok(StoredRows { rows: all, before: shapes, rest, is_cut: rows.end < everywhere.end })
 }
 
 /// These rows and their parents, with all that is between them.
