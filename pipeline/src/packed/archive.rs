@@ -1,8 +1,9 @@
 //! The packed pipeline, whole: from one raw file's bytes to a committed flush.
 
+use super::encode::Begun;
 use super::format::BATCHES_KEY;
 use super::gaps::{Problem, gaps};
-use super::packer::{Begun, FlushSettings, Flushed, InWork, Lifted, Names, Packer, SystemNames, batch_row};
+use super::packer::{FlushSettings, Flushed, InWork, Lifted, Names, Packer, SystemNames, batch_row};
 use super::reader::Reader;
 use super::restore::restore;
 use super::row::{RowKind, Rows};

@@ -3,7 +3,7 @@
 //! # The way in
 //! [`archive`] composes it: `decompress`, then [`gaps`] (records and what stands between them, so that nothing of the
 //! batch is left out), then [`rows`] (each record lifted into nodes, a shape and columns), then [`packer`], the sink,
-//! which writes what several batches came to in one flush: nodes first, then spans.
+//! which writes what several batches came to in one flush: nodes first, then spans; `encode` makes the files.
 //!
 //! [`lift`] finds texts inside texts; [`shape`] takes records apart; [`table`] knows which texts are nodes already, and
 //! `warm` tells it of those that other processes stored last; [`format`] is the Parquet of both tables.
@@ -22,6 +22,7 @@ pub mod batches;
 pub mod catalog;
 pub mod compact;
 pub mod done;
+mod encode;
 pub mod envelope;
 pub mod file;
 pub mod footers;

@@ -1,18 +1,16 @@
 //! Stage 4, the sink: what several batches came to goes into the store in one flush, nodes first, then spans; only then
 //! are the batches acknowledged.
 
-use super::format::{Effort, NodesFile, SpansWriter, write_nodes};
-use super::node::Kind;
+use super::encode::{Begun, Spans, encode_pack, finish_large, lost_nodes};
+use super::format::Effort;
 use super::row::{Row, RowKind, Rows};
-use super::table::{NodeRef, NodeTable, Numbers, Pack, PackNumber};
+use super::table::{NodeRef, NodeTable, Pack, PackNumber};
 use super::{NODES, SPANS};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, StageClock};
 use crate::stages::blocking;
 use crate::store::{self, ErrorKind, Key, PutMode, Store};
 use bytes::Bytes;
-use parquet::errors::ParquetError;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,12 +65,6 @@ pub struct Lifted {
     pub begun: Option<Begun>,
     /// Bytes, decompressed.
     pub bytes: u64,
-}
-
-/// A spans file of one large batch.
-pub struct Begun {
-    writer: SpansWriter,
-    packs: BTreeSet<u64>,
 }
 
 /// What a flush wrote.
@@ -271,12 +263,8 @@ impl Packer {
         let traces = rows.rows.iter().filter(|row| row.trace_id.is_some()).count() as u64;
         let effort = self.effort;
         blocking(move || {
-            let mut begun = match begun {
-                Some(begun) => begun,
-                None => Begun { writer: SpansWriter::new(effort, traces).map_err(parquet)?, packs: BTreeSet::new() },
-            };
-            let rows = resolve([&rows], &numbers, &mut begun.packs)?;
-            begun.writer.write(&rows).map_err(parquet)?;
+            let mut begun = begun.map_or_else(|| Begun::new(effort, traces), Ok)?;
+            begun.write(&rows, &numbers)?;
             Ok(begun)
         })
         .await?
@@ -372,103 +360,6 @@ impl Drop for Sealed {
             self.table.failed(self.place);
         }
     }
-}
-
-fn lost_nodes() -> Error {
-    Error::Lost("texts that this batch shares with others could not be stored; another try stores them".into())
-}
-
-/// The small batches of a flush.
-#[derive(Clone)]
-struct Spans {
-    batches: Arc<Vec<Lifted>>,
-    effort: Effort,
-}
-
-impl Spans {
-    fn encode(&self, numbers: &Numbers) -> Result<Option<Bytes>> {
-        if self.batches.is_empty() {
-            return Ok(None);
-        }
-        let mut packs = BTreeSet::new();
-        let rows = resolve(self.batches.iter().map(|lifted| &lifted.rows), numbers, &mut packs)?;
-        let mut traces: Vec<_> = rows.rows.iter().filter_map(|row| row.trace_id).collect();
-        traces.sort_unstable();
-        traces.dedup();
-        let mut writer = SpansWriter::new(self.effort, traces.len() as u64).map_err(parquet)?;
-        writer.write(&rows).map_err(parquet)?;
-        let sources: Vec<&str> = self.batches.iter().map(|lifted| lifted.source.as_str()).collect();
-        let packs: Vec<u64> = packs.into_iter().collect();
-        writer.finish(&sources, &packs, vec![]).map(Some).map_err(parquet)
-    }
-}
-
-async fn finish_large(lifted: Lifted, numbers: Numbers) -> Result<Bytes> {
-    blocking(move || {
-        let Lifted { source, rows, begun, .. } = lifted;
-        let Some(Begun { mut writer, mut packs }) = begun else {
-            return Err(Error::Config("a large batch without its file".into()));
-        };
-        writer.write(&resolve([&rows], &numbers, &mut packs)?).map_err(parquet)?;
-        let packs: Vec<u64> = packs.into_iter().collect();
-        writer.finish(&[&source], &packs, vec![]).map_err(parquet)
-    })
-    .await?
-}
-
-/// Joins rows, every node by its stored number, and notes the packs of these.
-fn resolve<'r>(
-    rows: impl IntoIterator<Item = &'r Rows<NodeRef>>,
-    numbers: &Numbers,
-    packs: &mut BTreeSet<u64>,
-) -> Result<Rows<u64>> {
-    let mut resolved = Rows::default();
-    let mut number = |node| {
-        let number = numbers.of(node).ok_or_else(lost_nodes)?;
-        packs.insert(PackNumber::of_node(number).0);
-        Ok::<_, Error>(number)
-    };
-    for rows in rows {
-        resolved.append_as(rows, &mut number)?;
-    }
-    Ok(resolved)
-}
-
-/// The files of a pack by their numbers, one unless it is enormous.
-fn encode_pack(pack: &Pack, place: u32, numbers: &Numbers, effort: Effort) -> Result<Vec<(PackNumber, Bytes)>> {
-    let id_of = |row: usize| numbers.of(NodeRef { pack: place, row: row as u32 });
-    let mut refs = Vec::with_capacity(pack.refs.len());
-    let mut nodes = Vec::with_capacity(pack.nodes.len());
-    for (row, node) in pack.iter().enumerate() {
-        // One that leads to what was not stored is in no file.
-        let Some(id) = id_of(row) else { continue };
-        for &child in node.refs {
-            refs.push(numbers.of(child).ok_or_else(lost_nodes)? as i64);
-        }
-        nodes.push((id, node.kind, node.text, refs.len()));
-    }
-    let mut files = Vec::new();
-    let (mut rest, mut start) = (&nodes[..], 0);
-    while let Some(&(first, ..)) = rest.first() {
-        let own = PackNumber::of_node(first);
-        let (now, later) = rest.split_at(rest.partition_point(|&(id, ..)| PackNumber::of_node(id) == own));
-        let end = now.last().map_or(start, |last| last.3);
-        let packs: BTreeSet<u64> = refs[start..end].iter().map(|&id| PackNumber::of_node(id as u64).0).collect();
-        let packs: Vec<u64> = packs.into_iter().filter(|&pack| pack != own.0).collect();
-        let nodes = now.iter().map(|&(id, kind, text, end)| {
-            let node: (u64, Kind, &[u8], &[i64]) = (id, kind, text, &refs[start..end]);
-            start = end;
-            node
-        });
-        let file = write_nodes(NodesFile { nodes, packs: &packs, metadata: vec![] }, effort).map_err(parquet)?;
-        files.push((own, file));
-        rest = later;
-    }
-    Ok(files)
-}
-
-pub(super) fn parquet(e: ParquetError) -> Error {
-    Error::Io { what: "writing Parquet".into(), source: std::io::Error::other(e) }
 }
 
 /// Milliseconds since 1970.

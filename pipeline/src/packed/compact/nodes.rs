@@ -2,11 +2,11 @@
 
 use super::merge::{Merge, read_group};
 use crate::error::{Error, Result};
+use crate::packed::encode::parquet;
 use crate::packed::file::{File, held_packs};
 use crate::packed::format::{Effort, NodesWriter, REPLACES_KEY, StoredNode};
 use crate::packed::json_list;
 use crate::packed::node::{Kind, Node};
-use crate::packed::packer::parquet;
 use crate::packed::reader::Reader;
 use crate::packed::table::PackNumber;
 use crate::stages::blocking;

@@ -3,10 +3,10 @@
 use super::nodes::Aliases;
 use crate::error::{Error, Result};
 use crate::packed::archive::BatchInfo;
+use crate::packed::encode::parquet;
 use crate::packed::file::File;
 use crate::packed::format::{Effort, REPLACES_KEY, SpansWriter, read_rows};
 use crate::packed::json_list;
-use crate::packed::packer::parquet;
 use crate::packed::reader::Reader;
 use crate::packed::restore::{info_of, rows_of_group};
 use crate::packed::row::{RowKind, Rows};

@@ -1,11 +1,15 @@
 //! The long-running worker: new batches through the pipeline, several at a time, whatever happens to one of them.
 
+mod memory;
+mod outcome;
+mod raw;
+
+pub use outcome::{Ended, NothingToDo, Outcome};
+
 use crate::error::{Error, Result};
-use crate::index::{BatchKey, BatchReport, Committed};
+use crate::index::{BatchKey, Committed};
 use crate::intake::Intake;
 use crate::loose::Paths;
-use crate::observe::signed;
-use crate::packed::prove::Stored;
 use crate::pipeline::{Batch, Pipeline};
 use crate::quarantine;
 use crate::queue::QueueIntake;
@@ -13,15 +17,14 @@ use crate::queue::held::Settled;
 use crate::store::{Key, Meta, Store};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
-use std::collections::{HashMap, HashSet};
+use memory::Memory;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::field::Empty;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -59,41 +62,6 @@ enum Candidate {
     Named(Key),
 }
 
-/// A batch that the worker has done with, for now.
-#[derive(Debug)]
-pub struct Ended {
-    /// The raw file; its size is 0 where it was not there.
-    pub raw: Meta,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// How long it was in work.
-    pub took: Duration,
-}
-
-/// What became of one batch.
-#[derive(Debug)]
-pub enum Outcome {
-    /// In the store.
-    Committed(BatchReport),
-    /// There was nothing to do.
-    Settled(NothingToDo),
-    /// In quarantine, since now.
-    Quarantined(Error),
-    /// To be tried again later.
-    Failed(Error),
-}
-
-/// Why there was nothing to do for a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NothingToDo {
-    /// Another worker was quicker, or its message came again.
-    Stored,
-    /// It is in quarantine, and unchanged.
-    InQuarantine,
-    /// There is no such object.
-    Gone,
-}
-
 /// Processes batches of one store.
 pub struct Worker {
     store: Arc<dyn Store>,
@@ -105,22 +73,6 @@ pub struct Worker {
     last_pass_failed: AtomicBool,
 }
 
-/// What need not be asked again.
-#[derive(Default)]
-struct Memory {
-    in_work: HashSet<Key>,
-    /// Batches that were named once more while they were in work.
-    named_again: HashSet<Key>,
-    /// Batches in quarantine, by what tells their version.
-    quarantined: HashMap<Key, Meta>,
-    /// Raw files that are not what is stored of them, by what tells their version: not to be compared again.
-    kept: HashMap<Key, Meta>,
-    /// Batches that failed: how often, and when to try again.
-    failed: HashMap<Key, (u32, Instant)>,
-}
-
-/// Entries of one of the tables at most: losing them costs requests, nothing else.
-const REMEMBERED: usize = 100_000;
 /// With a queue, the pause after a full pass that broke off.
 const PASS_AGAIN: Duration = Duration::from_secs(60);
 /// Messages acknowledged at a time.
@@ -349,7 +301,7 @@ impl Worker {
     async fn process_apart(self: Arc<Self>, raw: Meta) -> Ended {
         let began = Instant::now();
         self.pipeline.observer().batch_began(&raw);
-        let span = batch_span(&raw.key);
+        let span = outcome::batch_span(&raw.key);
         let task = {
             let (worker, raw) = (self.clone(), raw.clone());
             async move { worker.process(&raw).await }
@@ -361,7 +313,11 @@ impl Worker {
     }
 
     async fn process(&self, raw: &Meta) -> Outcome {
-        self.try_process(raw).await.unwrap_or_else(Outcome::Failed).or_quarantine(self, raw).await
+        match self.try_process(raw).await {
+            Ok(outcome) => outcome,
+            Err(reason) if reason.is_permanent() => self.quarantined(raw, reason).await,
+            Err(reason) => Outcome::Failed(reason),
+        }
     }
 
     async fn try_process(&self, raw: &Meta) -> Result<Outcome> {
@@ -394,175 +350,19 @@ impl Worker {
         }
         Ok(Outcome::Committed(report))
     }
-}
-
-/// Raw files go when what was made of them has been read back, and they are what it was made of.
-impl Worker {
-    /// Deletes the raw file of a batch that was stored and read back a moment ago. It is read once more: it may have been
-    /// replaced by another of the same size, and not every store has a tag that would tell.
-    async fn delete_raw(&self, raw: &Meta, raw_blake3: &str) -> Result<()> {
-        let Some(mut object) = self.store.get(&raw.key).await? else { return Ok(()) };
-        let mut hasher = blake3::Hasher::new();
-        while let Some(piece) = object.body.try_next().await? {
-            hasher.update(&piece);
-        }
-        match raw_blake3 == hasher.finalize().to_hex().as_str() {
-            true => self.delete_version(&object.meta).await,
-            false => {
-                self.keep(raw, "replaced since it was read: not deleted");
-                Ok(())
-            }
-        }
-    }
-
-    /// Deletes the raw file of a batch that was done before, by whomever: one that died before it could, or that was not
-    /// asked to. False if what is stored cannot be restored: then it is to be stored again.
-    async fn delete_done(&self, raw: &Meta) -> Result<bool> {
-        let Some(object) = self.store.get(&raw.key).await? else { return Ok(true) };
-        let read = object.meta;
-        match self.pipeline.compare(raw.key.as_str(), object.body.map_err(Error::from).boxed()).await? {
-            Stored::Same => self.delete_version(&read).await.map(|()| true),
-            Stored::Other => {
-                self.keep(raw, "not what is stored under its name: not deleted, and not stored either");
-                Ok(true)
-            }
-            Stored::Broken(e) => {
-                tracing::error!(batch = %raw.key, "was stored and cannot be restored, and is stored again: {e}");
-                Ok(false)
-            }
-        }
-    }
-
-    /// Deletes an object if it is still the version that was read. It could only be replaced unseen between these two
-    /// requests; the collector never writes a key twice.
-    async fn delete_version(&self, read: &Meta) -> Result<()> {
-        match self.store.head(&read.key).await? {
-            Some(now) if now == *read => Ok(self.store.delete(&read.key).await?),
-            Some(_) => {
-                tracing::warn!(batch = %read.key, "replaced while it was compared: not deleted");
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn keep(&self, raw: &Meta, why: &str) {
-        tracing::warn!(batch = %raw.key, "{why}");
-        self.memory().note_kept(raw);
-    }
-}
-
-/// A batch's trace: the stages' spans are below it.
-fn batch_span(batch: &Key) -> Span {
-    tracing::info_span!(
-        "batch",
-        otel.name = "batch",
-        otel.status_code = Empty,
-        otel.status_description = Empty,
-        %batch,
-        outcome = Empty,
-        raw_bytes = Empty,
-        content_bytes = Empty,
-        spans = Empty,
-        new_blobs = Empty,
-        new_bytes = Empty,
-    )
-}
-
-impl Outcome {
-    /// One word for it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Outcome::Committed(..) => "committed",
-            Outcome::Settled(_) => "settled",
-            Outcome::Quarantined(_) => "quarantined",
-            Outcome::Failed(_) => "failed",
-        }
-    }
-
-    fn record(&self, span: &Span) {
-        span.record("outcome", self.name());
-        match self {
-            Outcome::Committed(report) => {
-                span.record("raw_bytes", signed(report.entry.sums.raw_bytes));
-                span.record("content_bytes", signed(report.entry.sums.content_bytes));
-                span.record("spans", signed(report.entry.sums.spans));
-                span.record("new_blobs", signed(report.upload.new_blobs));
-                span.record("new_bytes", signed(report.upload.new_bytes));
-            }
-            Outcome::Settled(_) => {}
-            Outcome::Quarantined(error) | Outcome::Failed(error) => {
-                span.record("otel.status_code", "ERROR");
-                span.record("otel.status_description", error.to_string());
-            }
-        }
-    }
 
     /// Puts a batch that can never succeed into quarantine.
-    async fn or_quarantine(self, worker: &Worker, raw: &Meta) -> Self {
-        let Outcome::Failed(reason) = self else { return self };
-        if !reason.is_permanent() {
-            return Outcome::Failed(reason);
-        }
+    async fn quarantined(&self, raw: &Meta, reason: Error) -> Outcome {
         let put = async {
-            let before = quarantine::read(&*worker.store, &worker.paths, raw.key.as_str()).await?;
-            quarantine::put(&*worker.store, &worker.paths, raw, &reason, before.as_ref()).await
+            let before = quarantine::read(&*self.store, &self.paths, raw.key.as_str()).await?;
+            quarantine::put(&*self.store, &self.paths, raw, &reason, before.as_ref()).await
         };
         match put.await {
             Ok(()) => {
-                worker.memory().note_quarantined(raw);
+                self.memory().note_quarantined(raw);
                 Outcome::Quarantined(reason)
             }
             Err(e) => Outcome::Failed(e),
         }
-    }
-}
-
-impl Memory {
-    fn note_quarantined(&mut self, raw: &Meta) {
-        if self.quarantined.len() >= REMEMBERED {
-            self.quarantined.clear();
-        }
-        self.quarantined.insert(raw.key.clone(), raw.clone());
-    }
-
-    fn note_kept(&mut self, raw: &Meta) {
-        if self.kept.len() >= REMEMBERED {
-            self.kept.clear();
-        }
-        self.kept.insert(raw.key.clone(), raw.clone());
-    }
-
-    fn note_end(&mut self, key: &Key, outcome: &Outcome, poll_interval: Duration) {
-        self.in_work.remove(key);
-        match outcome {
-            Outcome::Failed(_) => self.note_failure(key.clone(), poll_interval),
-            _ => {
-                self.failed.remove(key);
-            }
-        }
-    }
-
-    /// How long a batch that failed should still wait.
-    fn pause_of(&self, key: &Key) -> Duration {
-        self.failed.get(key).map_or(Duration::ZERO, |(_, again)| again.saturating_duration_since(Instant::now()))
-    }
-
-    /// Batches that failed and have waited long enough.
-    fn due(&self) -> Vec<Key> {
-        let now = Instant::now();
-        let due = self.failed.iter().filter(|(key, (_, again))| *again <= now && !self.in_work.contains(*key));
-        due.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// Each failure doubles the pause before the next try, from one poll to about ten minutes.
-    fn note_failure(&mut self, key: Key, poll_interval: Duration) {
-        if self.failed.len() >= REMEMBERED {
-            self.failed.clear();
-        }
-        let (count, again) = self.failed.entry(key).or_insert((0, Instant::now()));
-        *count += 1;
-        let pause = poll_interval.max(Duration::from_millis(100)) * 2u32.saturating_pow((*count - 1).min(10));
-        *again = Instant::now() + pause.min(Duration::from_secs(600));
     }
 }
