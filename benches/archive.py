@@ -67,15 +67,18 @@ def ingest_once(gravity, store, paths):
 
 
 def first_byte(gravity, store, traces, count=41):
-    """Median milliseconds from the start of `gravity reconstruct` to its first byte, over traces of the whole store."""
-    times = []
+    """Median milliseconds from the start of `gravity reconstruct` to its first byte, over traces of the whole store, and
+    from the start of `gravity --version` to its own, each in turn."""
+    times = {"reconstruct": [], "--version": []}
     for trace in traces[::max(1, len(traces) // count)][:count]:
-        start = time.perf_counter()
-        with subprocess.Popen([gravity, "-q", "reconstruct", "--store", store, trace], stdout=subprocess.PIPE) as process:
-            if process.stdout.read(1):
-                times.append(time.perf_counter() - start)
-            process.stdout.read()
-    return statistics.median(times) * 1000
+        commands = {"reconstruct": ["-q", "reconstruct", "--store", store, trace], "--version": ["--version"]}
+        for name, arguments in commands.items():
+            start = time.perf_counter()
+            with subprocess.Popen([gravity, *arguments], stdout=subprocess.PIPE) as process:
+                if process.stdout.read(1):
+                    times[name].append(time.perf_counter() - start)
+                process.stdout.read()
+    return tuple(statistics.median(seconds) * 1000 for seconds in times.values())
 
 
 def bench(gravity, corpus, rounds, work):
@@ -125,7 +128,8 @@ def bench(gravity, corpus, rounds, work):
         print(f"  {name:26}{wall:>12.3f}{cpu:>12.3f}{wall / gzip_wall:>12.2f}x")
     # The first of all writes the marker, too.
     print(f"  {puts - 1} PUT for one flush of {len(paths)} batches, peak memory {peak:.0f} MiB")
-    print("  first byte of reconstruct: " + ", ".join(f"{ms:.1f} ms {what}" for what, ms in first_bytes.items()))
+    told = (f"{ms:.1f} ms {what} ({bare:.1f} ms for --version)" for what, (ms, bare) in first_bytes.items())
+    print("  first byte of reconstruct: " + ", ".join(told))
     bench_flushes(gravity, corpus, work / "flushes")
 
 

@@ -1,4 +1,5 @@
 """What many flushes do to a packed store: is the 1,001st as fast as the first?"""
+import random
 import shutil
 import statistics
 import subprocess
@@ -8,12 +9,13 @@ from pathlib import Path
 from make_batch import with_other_ids
 from otlp_content import decompressed, files
 
-FLUSHES = 1001
-AT_ONCE = 50  # flushes, of which the median counts
+BEHIND = 1000  # flushes that a store has
+COUNTED = 100  # flushes on each store, of which the median counts
+POLL = 0.005  # seconds
 
 
 def small_batches(corpus, folder, raw_bytes=60_000):
-    """As many batches of this size as there are flushes, the same but for their ids, so that all are the same work."""
+    """A batch of this size for each flush, the same but for their ids, so that all are the same work."""
     sample, cut = folder / "sample", folder / "cut"
     sample.mkdir(parents=True)
     shutil.copy(next(iter(files([corpus]))), sample)
@@ -23,33 +25,55 @@ def small_batches(corpus, folder, raw_bytes=60_000):
     one = decompressed(next(iter(files([cut]))))
     batches = folder / "batches"
     batches.mkdir()
-    for number in range(FLUSHES):
+    for number in range(BEHIND + COUNTED):
         (batches / f"{number:05}.json").write_bytes(with_other_ids(one, number))
     return sorted(batches.iterdir())
 
 
-def in_one_process(gravity, store, batches):
-    """Seconds from the arrival of each batch to its flush, in a worker that runs for long and polls all the time."""
-    raw = store / "raw-spans/dt=2025-10-31/hour=11"
-    raw.mkdir(parents=True)
-    command = [gravity, "-q", "worker", "--store", store, "--layout", "packed", "--listen", "off",
-               "--poll-interval", "5ms", "--flush-interval", "1ms"]
-    seconds = []
-    with subprocess.Popen(command) as worker:
-        for batch in batches:
-            before = flushed(store)
-            start = time.perf_counter()
-            shutil.copy(batch, raw / f".{batch.name}")
-            (raw / f".{batch.name}").rename(raw / batch.name)
-            while flushed(store) == before:
-                if worker.poll() is not None or time.perf_counter() - start > 60:
-                    raise SystemExit(f"{batch.name} was not stored")
-                time.sleep(0.0002)
-            seconds.append(time.perf_counter() - start)
-            # A poll is to find no more files with every batch: it is not what is measured.
-            (raw / batch.name).unlink()
-        worker.terminate()
-    return seconds
+class Worker:
+    """A worker that runs for long and polls all the time."""
+
+    def __init__(self, gravity, store):
+        self.store, self.raw = store, store / "raw-spans/dt=2025-10-31/hour=11"
+        self.raw.mkdir(parents=True)
+        self.process = subprocess.Popen([gravity, "-q", "worker", "--store", store, "--layout", "packed", "--listen", "off",
+                                         "--poll-interval", f"{POLL * 1000:.0f}ms", "--flush-interval", "1ms"])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def seconds(self, batch):
+        """From a batch's arrival to its flush."""
+        before = flushed(self.store)
+        # At any moment between two polls: right behind the last flush, a microsecond more could be a whole poll more.
+        time.sleep(random.uniform(0, 2 * POLL))
+        start = time.perf_counter()
+        shutil.copy(batch, self.raw / f".{batch.name}")
+        (self.raw / f".{batch.name}").rename(self.raw / batch.name)
+        while flushed(self.store) == before:
+            if self.process.poll() is not None or time.perf_counter() - start > 60:
+                raise SystemExit(f"{batch.name} was not stored")
+            time.sleep(0.0002)
+        seconds = time.perf_counter() - start
+        # A poll is to find no more files with every batch: it is not what is measured.
+        (self.raw / batch.name).unlink()
+        return seconds
+
+
+def in_one_process(gravity, few, many, batches):
+    """Median seconds of a flush behind the first one, and of one behind a thousand: each in turn, since what fsync takes
+    changes from minute to minute."""
+    with Worker(gravity, many) as worker_of_many, Worker(gravity, few) as worker_of_few:
+        for batch in batches[:BEHIND]:
+            worker_of_many.seconds(batch)
+        # The first one has all texts to store; those behind it have the same work.
+        worker_of_few.seconds(batches[0])
+        pairs = [(worker_of_few.seconds(batch), worker_of_many.seconds(batch)) for batch in batches[BEHIND:]]
+    return [statistics.median(seconds) for seconds in zip(*pairs)]
 
 
 def flushed(store):
@@ -66,19 +90,17 @@ def new_process(gravity, store, batch):
 
 def bench_flushes(gravity, corpus, work):
     batches = small_batches(corpus, work)
-    store = work / "many"
-    seconds = in_one_process(gravity, store, batches)
-    # The first one has all texts to store; those behind it have the same work.
-    early, late = (statistics.median(part) for part in (seconds[1:1 + AT_ONCE], seconds[-AT_ONCE:]))
+    many = work / "many"
+    early, late = in_one_process(gravity, work / "few", many, batches)
     empty, full = [], []
-    for round_ in range(7):
+    for round_ in range(21):
         few = work / f"few-{round_}"
         new_process(gravity, few, batches[0])
         empty.append(new_process(gravity, few, batches[-1]))
-        full.append(new_process(gravity, store, batches[-1]))
+        full.append(new_process(gravity, many, batches[-1]))
     empty, full = statistics.median(empty), statistics.median(full)
     print(f"  flushes of {batches[0].stat().st_size:,} bytes, the same texts under other ids")
-    print(f"  in one process: {early * 1000:.1f} ms behind the first flush, {late * 1000:.1f} ms behind {FLUSHES - 1:,}: "
+    print(f"  in one process: {early * 1000:.1f} ms behind the first flush, {late * 1000:.1f} ms behind {BEHIND:,}: "
           f"{late / early:.2f}x")
     print(f"  a new process:  {empty * 1000:.1f} ms on a store of one flush, {full * 1000:.1f} ms on one of "
-          f"{FLUSHES:,}: {full / empty:.2f}x")
+          f"{BEHIND + COUNTED:,}: {full / empty:.2f}x")

@@ -32,11 +32,7 @@ pub struct Cli {
 
 /// Parses the command line and the environment, or ends with a usage error.
 pub fn parse() -> Cli {
-    let mut command = Cli::command();
-    if std::env::vars_os().any(|(_, value)| value.is_empty()) {
-        command = without_empty_variables(command);
-    }
-    let matches = command.get_matches();
+    let matches = without_empty_variables(Cli::command()).get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
 }
 
@@ -46,6 +42,36 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
         .mut_subcommands(without_empty_variables)
+}
+
+/// Arguments of a command, defined when it is the one that was given: to define those of all commands takes a millisecond
+/// of every start.
+#[derive(Debug)]
+pub struct Later<T>(pub T);
+
+impl<T: Args> Args for Later<T> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.defer(|command| {
+            // What the command is for is not what its arguments are.
+            let (about, long_about) =
+                (Resettable::from(command.get_about().cloned()), Resettable::from(command.get_long_about().cloned()));
+            without_empty_variables(T::augment_args(command)).about(about).long_about(long_about)
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        T::augment_args_for_update(command)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Later<T> {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 /// How much is logged, and how.
@@ -90,21 +116,21 @@ pub enum Command {
   cat batch.json.gz | gravity ingest
   gravity ingest --store s3://traces s3://traces/raw-spans/dt=2025-10-31/
   gravity ingest --key raw-spans/one.json.gz - < one.json.gz")]
-    Ingest(IngestArgs),
+    Ingest(Later<IngestArgs>),
     /// Process new batches as they come, until SIGTERM or SIGINT.
     #[command(after_help = "Examples:
   gravity worker --store s3://traces
   gravity worker --store ./gravity-data --once
   gravity worker --store s3://traces --queue https://sqs.eu-central-1.amazonaws.com/123456789012/gravity
   S3_BUCKET=traces AWS_ENDPOINT_URL=http://127.0.0.1:8333 POLL_INTERVAL=2s gravity worker --log-format json")]
-    Worker(WorkerArgs),
+    Worker(Later<WorkerArgs>),
     /// Ask a worker on this machine whether it is ready, for a container's healthcheck.
     ///
     /// Prints what its /readyz says. Ends with 0 if it is ready, else with 1.
     #[command(after_help = "Examples:
   gravity health
   gravity health --listen 127.0.0.1:9465")]
-    Health(HealthArgs),
+    Health(Later<HealthArgs>),
     /// Write a trace's content to stdout, exactly as it arrived.
     #[command(after_help = "Examples:
   gravity reconstruct 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
@@ -112,7 +138,7 @@ pub enum Command {
   gravity reconstruct --span 1ac2b3d4e5f60718 --part input.value 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
   gravity reconstruct --json 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq -r .content
   gravity reconstruct --otlp 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00 | jq .resourceSpans")]
-    Reconstruct(ReconstructArgs),
+    Reconstruct(Later<ReconstructArgs>),
     /// Write raw batches out of a packed store, byte for byte.
     ///
     /// One batch goes to stdout, decompressed. With --all those of a range go into a folder or bucket as gzip files,
@@ -127,7 +153,7 @@ pub enum Command {
   gravity restore --list --prefix raw-spans/dt=2025-10-31/
   gravity restore --all --to ./replay --prefix raw-spans/dt=2025-10-31/
   gravity restore --all --to s3://other/again --since 2025-10-31T11:00:00Z --until 2025-10-31T13:00:00Z")]
-    Restore(RestoreArgs),
+    Restore(Later<RestoreArgs>),
     /// Write a packed store out as a loose one.
     ///
     /// Every batch is restored, compared with its BLAKE3, and run through the loose pipeline under its key. Batches that
@@ -139,12 +165,12 @@ pub enum Command {
   gravity convert --store s3://traces/packed --to s3://traces/loose
 The other way:
   gravity ingest --layout packed --store s3://traces/packed s3://traces/raw-spans/")]
-    Convert(ConvertArgs),
+    Convert(Later<ConvertArgs>),
     /// Show what the store holds, what it saves and what it costs.
     #[command(after_help = "Examples:
   gravity inspect
   gravity inspect --json --store s3://traces | jq .ratio")]
-    Inspect(InspectArgs),
+    Inspect(Later<InspectArgs>),
     /// Prove that what the store says it has is there, and is what it was.
     ///
     /// Findings are errors (something is missing or changed), warnings (something that Gravity did not write, or that
@@ -155,7 +181,7 @@ The other way:
   gravity verify --sample 5% --since 24h --store s3://traces
   gravity verify --trace 44e0a6b4c1d24f7f9c8e5b7a3d2f1e00
   gravity verify --json | jq -r 'select(.level == \"error\").key'")]
-    Verify(VerifyArgs),
+    Verify(Later<VerifyArgs>),
     /// Merge a packed store's small files, drop what is there twice, and compress it as hard as can be.
     ///
     /// Day by day: what is new is proved to give back every batch, byte for byte, before it counts, and nothing is
@@ -166,7 +192,7 @@ The other way:
   gravity compact --store s3://traces --until 2025-10-31
   gravity compact --day 2025-10-31 && gravity gc
   gravity compact --json | jq -s 'map(.bytes_before - .bytes_after) | add'")]
-    Compact(CompactArgs),
+    Compact(Later<CompactArgs>),
     /// Remove what compaction replaced and what interrupted flushes left, once it is old enough.
     ///
     /// Readers and workers may still need what has just been replaced, so only what is older than --older-than goes.
@@ -174,7 +200,7 @@ The other way:
   gravity gc --dry-run
   gravity gc --store s3://traces --older-than 48h
   gravity gc --json | jq -r .key")]
-    Gc(GcArgs),
+    Gc(Later<GcArgs>),
     /// Show what could not be stored, and try it again or remove it.
     #[command(
         subcommand,

@@ -14,22 +14,22 @@ mod shell;
 mod verify;
 mod worker;
 
-use crate::cli::{Command, LogArgs};
+use crate::cli::{Command, Later, LogArgs};
 use crate::exit::{Done, Failure};
 
 /// Runs a command to its end.
 pub async fn run(command: Command, logging: &LogArgs) -> Result<Done, Failure> {
     match command {
-        Command::Ingest(args) => ingest::run(args, logging.quiet).await,
-        Command::Worker(args) => worker::run(args).await,
-        Command::Health(args) => health::run(args).await,
-        Command::Reconstruct(args) => reconstruct::run(args, logging.quiet).await,
-        Command::Restore(args) => restore::run(args, logging.quiet).await,
-        Command::Convert(args) => convert::run(args, logging.quiet).await,
-        Command::Inspect(args) => inspect::run(args, logging.quiet).await,
-        Command::Compact(args) => compact::run(args, logging.quiet).await,
-        Command::Gc(args) => gc::run(args, logging.quiet).await,
-        Command::Verify(args) => verify::run(args, logging.quiet).await,
+        Command::Ingest(Later(args)) => ingest::run(args, logging.quiet).await,
+        Command::Worker(Later(args)) => worker::run(args).await,
+        Command::Health(Later(args)) => health::run(args).await,
+        Command::Reconstruct(Later(args)) => reconstruct::run(args, logging.quiet).await,
+        Command::Restore(Later(args)) => restore::run(args, logging.quiet).await,
+        Command::Convert(Later(args)) => convert::run(args, logging.quiet).await,
+        Command::Inspect(Later(args)) => inspect::run(args, logging.quiet).await,
+        Command::Compact(Later(args)) => compact::run(args, logging.quiet).await,
+        Command::Gc(Later(args)) => gc::run(args, logging.quiet).await,
+        Command::Verify(Later(args)) => verify::run(args, logging.quiet).await,
         Command::Quarantine(command) => quarantine::run(command).await,
         Command::Keys { json } => keys::run(json),
         Command::Completions { shell } => shell::completions(shell),
