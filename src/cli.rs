@@ -2,8 +2,8 @@
 
 use crate::cache::CacheArgs;
 use crate::config::{ContentArgs, PipelineArgs, PriceArgs, QueueArgs, StoreArgs, parse};
+use crate::later::{Later, without_empty_variables};
 use crate::listener::Listen;
-use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use gravity_pipeline::verify::Share;
 use std::time::{Duration, SystemTime};
@@ -34,44 +34,6 @@ pub struct Cli {
 pub fn parse() -> Cli {
     let matches = without_empty_variables(Cli::command()).get_matches();
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit())
-}
-
-/// A variable that is set to nothing is not set: compose files pass such variables on.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    command
-        .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
-        .mut_subcommands(without_empty_variables)
-}
-
-/// Arguments of a command, defined when it is the one that was given: to define those of all commands takes a millisecond
-/// of every start.
-#[derive(Debug)]
-pub struct Later<T>(pub T);
-
-impl<T: Args> Args for Later<T> {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        command.defer(|command| {
-            // What the command is for is not what its arguments are.
-            let (about, long_about) =
-                (Resettable::from(command.get_about().cloned()), Resettable::from(command.get_long_about().cloned()));
-            without_empty_variables(T::augment_args(command)).about(about).long_about(long_about)
-        })
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        T::augment_args_for_update(command)
-    }
-}
-
-impl<T: FromArgMatches> FromArgMatches for Later<T> {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        T::from_arg_matches(matches).map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
 }
 
 /// How much is logged, and how.

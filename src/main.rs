@@ -7,6 +7,7 @@ mod config;
 mod exit;
 mod health;
 mod inputs;
+mod later;
 mod listener;
 mod logging;
 mod metrics;

@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for ChunkHash {
     }
 }
 
-/// A BLAKE3 is as good a table index as any hash of it.
+/// A hash is as good a table index as any hash of it.
 #[derive(Default)]
 pub struct FirstBytes(u64);
 

@@ -14,8 +14,9 @@ mod shell;
 mod verify;
 mod worker;
 
-use crate::cli::{Command, Later, LogArgs};
+use crate::cli::{Command, LogArgs};
 use crate::exit::{Done, Failure};
+use crate::later::Later;
 
 /// Runs a command to its end.
 pub async fn run(command: Command, logging: &LogArgs) -> Result<Done, Failure> {

@@ -8,7 +8,7 @@ use crate::units::{bytes, count, counted};
 use gravity_pipeline::ids::TraceId;
 use gravity_pipeline::loose::{Layout, Marker};
 use gravity_pipeline::packed::verify as packed;
-use gravity_pipeline::verify::{Finding, Level, Options, Summary, verify};
+use gravity_pipeline::verify::{Counts, Finding, Level, Options, Summary, verify};
 use serde::Serialize;
 use std::io::{BufWriter, Write};
 
@@ -26,11 +26,10 @@ enum AnySummary {
 }
 
 impl AnySummary {
-    /// Errors, warnings, infos.
-    fn counts(&self) -> [u64; 3] {
+    fn findings(&self) -> Counts {
         match self {
-            Self::Loose(Summary { errors, warnings, infos, .. }) => [*errors, *warnings, *infos],
-            Self::Packed(packed::Summary { errors, warnings, infos, .. }) => [*errors, *warnings, *infos],
+            Self::Loose(summary) => summary.findings,
+            Self::Packed(summary) => summary.findings,
         }
     }
 }
@@ -81,7 +80,7 @@ pub async fn run(args: VerifyArgs, quiet: bool) -> Result<Done, Failure> {
         Ok(()) | Err(Failure::ReaderGone) => {}
         Err(e) => return Err(e),
     }
-    Ok(if summary.counts()[0] > 0 { Done::WithFailures } else { Done::Well })
+    Ok(if summary.findings().errors > 0 { Done::WithFailures } else { Done::Well })
 }
 
 fn print(out: &mut impl Write, finding: &Finding, json: bool) -> std::io::Result<()> {
@@ -122,6 +121,6 @@ fn print_summary(out: &mut impl Write, location: &str, summary: &AnySummary) -> 
             bytes(summary.bytes_restored),
         )?,
     }
-    let [errors, warnings, infos] = summary.counts();
+    let Counts { errors, warnings, infos } = summary.findings();
     writeln!(out, "{}, {}, {}", counted(errors, "error"), counted(warnings, "warning"), counted(infos, "info"))
 }

@@ -1,8 +1,9 @@
 //! What a process knows by key, in no more memory than it may need: what is forgotten costs something, and loses nothing.
 
 use super::node::NodeKey;
+use crate::hash::FirstBytes;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const SHARDS: usize = 16;
@@ -57,7 +58,7 @@ pub(super) struct Shard<V> {
     entries: usize,
 }
 
-type Entries<V> = HashMap<NodeKey, V, BuildHasherDefault<LastBytes>>;
+type Entries<V> = HashMap<NodeKey, V, BuildHasherDefault<FirstBytes>>;
 
 impl<V: Copy> Shard<V> {
     /// The value of a key.
@@ -76,24 +77,5 @@ impl<V: Copy> Shard<V> {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key, value);
-    }
-}
-
-/// A hash is as good a table index as any hash of it.
-#[derive(Default)]
-struct LastBytes(u64);
-
-impl Hasher for LastBytes {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(last) = bytes.last_chunk() {
-            self.0 = u64::from_le_bytes(*last);
-        }
-    }
-
-    // The length that arrays write first says nothing.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

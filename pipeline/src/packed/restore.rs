@@ -1,8 +1,9 @@
 //! Batches as they were: every row's bytes, in order, checked against the BLAKE3 that was noted when they came.
 
 use super::archive::BatchInfo;
+use super::catalog::SpansFile;
 use super::file::File;
-use super::format::{Head, PACKS_KEY, StoredRows, locate, read_heads, read_located, read_rows};
+use super::format::{Head, StoredRows, locate, read_heads, read_located, read_rows};
 use super::node_set::NodeSet;
 use super::reader::Reader;
 use super::row::{RowKind, Rows};
@@ -38,13 +39,14 @@ pub async fn rows_of_group(reader: &Reader, file: &File, group: usize) -> Result
 /// If the store fails, or the file is not what Gravity wrote.
 pub async fn rows_of_trace(
     reader: &Reader,
-    file: &File,
+    file: &SpansFile,
     group: usize,
     trace: &TraceId,
 ) -> Result<(Rows<u64>, NodeSet)> {
     // The newest pack that the file names has the rows' shapes, and mostly more of what they lead to. Decoding begins
     // when the bytes of both are there, and two cores have work then.
-    let newest = file.list::<u64>(PACKS_KEY)?.into_iter().max().map(PackNumber);
+    let newest = file.packs.iter().max().map(|&pack| PackNumber(pack));
+    let file = &file.open()?;
     let (group, newest) = future::join(reader.group(file, group), reader.ahead(newest)).await;
     let group = group?;
     let trace = *trace.as_bytes();

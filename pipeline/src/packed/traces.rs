@@ -77,7 +77,7 @@ async fn records_in(
     keys: &ContentKeys,
     separator: &Separator,
 ) -> Result<Records> {
-    let (rows, nodes) = rows_of_trace(reader, &file.open()?, group, &trace).await?;
+    let (rows, nodes) = rows_of_trace(reader, file, group, &trace).await?;
     let (keys, separator) = (keys.clone(), separator.clone());
     blocking(move || {
         let is_ours = |at: &usize| rows.rows[*at].trace_id.as_ref() == Some(trace.as_bytes());
@@ -132,7 +132,7 @@ impl Records {
         self.chunks.extend(hashed.chunks);
         for record in hashed.records.items {
             match record {
-                Record::Span(span) => self.spans.push(SpanEntry::new(span, source.clone().into_owned())),
+                Record::Span(span) => self.spans.push(SpanEntry::new(span, source.to_string())),
                 Record::Stray(Stray { reason, .. }) => self.leave_out(&source, &reason),
                 Record::Unrelated => {}
             }

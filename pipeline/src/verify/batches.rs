@@ -1,13 +1,12 @@
-//! Ledger entries against indexes, and the quarantine against the ledger.
+//! Ledger entries against indexes.
 
-use super::{Level, READS, UNKNOWN, Verifier, of_this_object};
+use super::{Level, Verifier, of_this_object};
 use crate::error::{Error, Result};
 use crate::ids::TraceId;
-use crate::ledger::{self, Done};
-use crate::loose::{LEDGER, LedgerEntry, QUARANTINE, QuarantinedBatch, QuarantinedMessage, TraceIndex};
-use crate::quarantine;
+use crate::ledger;
+use crate::loose::{LEDGER, LedgerEntry, TraceIndex};
 use crate::store::{Key, Meta, Store};
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
 /// Indexes, and ledger entries, read at the same time: each may be as large as its limit.
@@ -50,11 +49,11 @@ impl Verifier<'_> {
             .buffered(LARGE_READS)
             .boxed();
         while let Some((key, read)) = entries.try_next().await? {
-            (self.progress)(1);
+            self.report.looked_at(1);
             let entry = match read {
                 Ok(None) if key.as_str().ends_with(".json") => continue,
                 Ok(None) => {
-                    self.unknown(key);
+                    self.report.unknown(key);
                     continue;
                 }
                 Ok(Some((json, _))) => serde_json::from_slice::<LedgerEntry>(&json).map_err(|e| e.to_string()),
@@ -64,9 +63,9 @@ impl Verifier<'_> {
                 Ok(entry) if self.paths.ledger(&entry.key) == key => self.batch(&key, &entry).await?,
                 Ok(entry) => {
                     let reason = format!("it is the entry of {}", entry.key);
-                    self.tell(Level::Error, "corrupt-ledger", key, reason);
+                    self.report.tell(Level::Error, "corrupt-ledger", key, reason);
                 }
-                Err(reason) => self.tell(Level::Error, "corrupt-ledger", key, reason),
+                Err(reason) => self.report.tell(Level::Error, "corrupt-ledger", key, reason),
             }
         }
         Ok(())
@@ -86,12 +85,17 @@ impl Verifier<'_> {
             match look {
                 Look::Absent => {
                     all_read = false;
-                    self.tell(Level::Error, "missing-index", index, format!("{key} names it and it is not there"));
+                    self.report.tell(
+                        Level::Error,
+                        "missing-index",
+                        index,
+                        format!("{key} names it and it is not there"),
+                    );
                 }
                 Look::Unreadable => all_read = false,
                 Look::Read(Share { sums: [0, ..], may_stand_elsewhere: false }) => {
                     all_read = false;
-                    self.tell(
+                    self.report.tell(
                         Level::Error,
                         "missing-spans",
                         index,
@@ -118,10 +122,10 @@ impl Verifier<'_> {
         let detail = format!("it has {}; in the indexes are {}", words(expected), words(found));
         if found[0] < expected[0] {
             let why = format!("{detail}: the others came twice, or with a batch of a smaller name");
-            self.tell(Level::Info, "fewer-spans", key, why);
+            self.report.tell(Level::Info, "fewer-spans", key, why);
         } else if found != expected {
             let why = format!("{detail}: was the batch replaced, or ingested with other content keys?");
-            self.tell(Level::Warning, "other-sums", key, why);
+            self.report.tell(Level::Warning, "other-sums", key, why);
         }
     }
 
@@ -131,67 +135,21 @@ impl Verifier<'_> {
         match ledger::read(&*self.store, batch).await {
             Ok(None) => {
                 let why = "the index has spans of it and the ledger does not: it is in work, or to be done";
-                self.tell(Level::Info, "unfinished-batch", key, why);
+                self.report.tell(Level::Info, "unfinished-batch", key, why);
             }
             Ok(Some(entry)) => {
                 self.summary.ledger_entries += 1;
                 if !entry.traces.contains(trace) {
                     let why =
                         format!("{} has spans of it, and the entry does not name that trace", self.paths.index(trace));
-                    self.tell(Level::Warning, "unnamed-trace", key, why);
+                    self.report.tell(Level::Warning, "unnamed-trace", key, why);
                 }
             }
-            Err(Error::Corrupt { reason, .. }) => self.tell(Level::Error, "corrupt-ledger", key, reason),
+            Err(Error::Corrupt { reason, .. }) => self.report.tell(Level::Error, "corrupt-ledger", key, reason),
             Err(e) => return Err(e),
         }
         Ok(())
     }
-
-    /// Entries of batches that are done after all, and what is no entry.
-    pub(super) async fn quarantine(&mut self) -> Result<()> {
-        let done = Done::Ledger(self.store.clone());
-        let findings = in_quarantine(self.store.clone(), done);
-        let mut findings = std::pin::pin!(findings);
-        while let Some(finding) = findings.try_next().await? {
-            (self.progress)(1);
-            if let Some((level, kind, key, detail)) = finding {
-                self.tell(level, kind, key, detail);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A finding that is not told yet.
-pub(crate) type Found = (Level, &'static str, Key, String);
-
-/// Entries of the quarantine whose batches are done after all, and what is no entry; `None` for each that is as it
-/// should be.
-pub(crate) fn in_quarantine(store: Arc<dyn Store>, done: Done) -> impl Stream<Item = Result<Option<Found>>> {
-    let listed = store.list(&format!("{QUARANTINE}/"), None);
-    listed
-        .map(move |meta| {
-            let (store, done) = (store.clone(), done.clone());
-            async move {
-                let key = meta?.key;
-                if !key.as_str().ends_with(".json") {
-                    let is_ours = quarantine::is_stray_object(&key);
-                    return Ok((!is_ours).then(|| (Level::Warning, "unknown-object", key, UNKNOWN.to_owned())));
-                }
-                let Some((json, _)) = store.read(&key).await? else { return Ok(None) };
-                if quarantine::is_message(&key) && serde_json::from_slice::<QuarantinedMessage>(&json).is_ok() {
-                    return Ok(None);
-                }
-                let entry = match serde_json::from_slice::<QuarantinedBatch>(&json) {
-                    Ok(entry) => entry,
-                    Err(e) => return Ok(Some((Level::Error, "corrupt-quarantine", key, e.to_string()))),
-                };
-                let why = format!("{} is stored too; `gravity quarantine drop` takes it out", entry.key);
-                let is_done = done.has(&entry.key).await?;
-                Ok(is_done.then_some((Level::Warning, "quarantined-and-stored", key, why)))
-            }
-        })
-        .buffered(READS)
 }
 
 async fn share(store: Arc<dyn Store>, key: &Key, batch: &str) -> Result<Look> {

@@ -106,7 +106,7 @@ impl Verifier<'_> {
                     true => "no index names it, but there are indexes that cannot be read",
                     false => "no index names it: a batch in work, or one that a crash ended; harmless",
                 };
-                self.tell(Level::Info, "orphan-blob", self.paths.blob(&hash), why);
+                self.report.tell(Level::Info, "orphan-blob", self.paths.blob(&hash), why);
             }
         }
         Ok(())
@@ -125,7 +125,7 @@ impl Verifier<'_> {
         });
         let mut looks = std::pin::pin!(looks);
         while let Some((hash, index, look, key)) = looks.try_next().await? {
-            (self.progress)(1);
+            self.report.looked_at(1);
             let by = index.as_ref().map_or("nobody".into(), |index| format!("{index} names it"));
             let state = match look {
                 Look::There => State::Listed,
@@ -137,13 +137,13 @@ impl Verifier<'_> {
                 Look::Absent if index.is_none() => State::Bad,
                 Look::Absent => {
                     if tell {
-                        self.tell(Level::Error, "missing-blob", key, format!("{by} and it is not there"));
+                        self.report.tell(Level::Error, "missing-blob", key, format!("{by} and it is not there"));
                     }
                     State::Bad
                 }
                 Look::Bad(reason) => {
                     if tell {
-                        self.tell(Level::Error, "corrupt-blob", key, format!("{reason} ({by})"));
+                        self.report.tell(Level::Error, "corrupt-blob", key, format!("{reason} ({by})"));
                     }
                     State::Bad
                 }

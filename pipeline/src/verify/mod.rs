@@ -4,16 +4,22 @@
 //! them; most stores need one pass. Whatever a listing seems to lack is asked for once more, since workers may be
 //! writing meanwhile: a finding is what the object itself said, not what a listing left out.
 
-pub(crate) mod batches;
+mod batches;
 mod chunks;
+pub(crate) mod quarantine;
+mod report;
 mod sums;
 mod traces;
 
 use crate::error::Result;
 use crate::hash::ChunkHash;
 use crate::ids::TraceId;
+use crate::ledger::Done;
 use crate::loose::{Marker, Paths};
 use crate::store::{self, ErrorKind, Store};
+pub use report::Counts;
+pub(crate) use report::Report;
+
 use chunks::Chunks;
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -94,12 +100,9 @@ pub struct Finding {
 /// What was looked at, and what came of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Findings that are errors.
-    pub errors: u64,
-    /// Findings that are warnings.
-    pub warnings: u64,
-    /// Findings that only inform.
-    pub infos: u64,
+    /// Findings.
+    #[serde(flatten)]
+    pub findings: Counts,
     /// Indexes that were read.
     pub indexes: u64,
     /// Content values in them.
@@ -128,8 +131,7 @@ struct Verifier<'a> {
     summary: Summary,
     /// True if there is an index whose chunks are not known.
     has_unreadable_index: bool,
-    report: &'a mut (dyn FnMut(Finding) + Send),
-    progress: &'a (dyn Fn(u64) + Sync),
+    report: Report<'a>,
 }
 
 /// Verifies a store, giving every finding to `report` and telling `progress` of every object looked at.
@@ -145,7 +147,15 @@ pub async fn verify(
 ) -> Result<Summary> {
     let marker = Marker::read(&*store).await?;
     let (summary, has_unreadable_index) = Default::default();
-    let mut verifier = Verifier { store, paths, options, marker, summary, has_unreadable_index, report, progress };
+    let mut verifier = Verifier {
+        store,
+        paths,
+        options,
+        marker,
+        summary,
+        has_unreadable_index,
+        report: Report::new(report, progress),
+    };
     match (verifier.options.trace, verifier.options.since) {
         (Some(trace), _) => verifier.one_trace(&trace).await?,
         (None, Some(_)) => {
@@ -155,26 +165,14 @@ pub async fn verify(
         (None, None) => {
             verifier.all_traces().await?;
             verifier.ledger().await?;
-            verifier.quarantine().await?;
+            let done = Done::Ledger(verifier.store.clone());
+            quarantine::verify(verifier.store.clone(), done, &mut verifier.report).await?;
         }
     }
-    Ok(verifier.summary)
+    Ok(Summary { findings: verifier.report.counts(), ..verifier.summary })
 }
 
 impl Verifier<'_> {
-    fn tell(&mut self, level: Level, kind: &'static str, key: impl fmt::Display, detail: impl Into<String>) {
-        *match level {
-            Level::Error => &mut self.summary.errors,
-            Level::Warning => &mut self.summary.warnings,
-            Level::Info => &mut self.summary.infos,
-        } += 1;
-        (self.report)(Finding { level, kind, key: key.to_string(), detail: detail.into() });
-    }
-
-    fn unknown(&mut self, key: impl fmt::Display) {
-        self.tell(Level::Warning, "unknown-object", key, UNKNOWN);
-    }
-
     /// True for what `--since` leaves over.
     fn is_selected(&self, modified: Option<SystemTime>) -> bool {
         match (self.options.since, modified) {
@@ -194,7 +192,7 @@ impl Verifier<'_> {
             let mut digits_so_far = None;
             while let Some(meta) = next.take() {
                 match self.paths.hash_of(&meta.key) {
-                    None => self.unknown(&meta.key),
+                    None => self.report.unknown(&meta.key),
                     Some(hash) => {
                         let digits = hash.as_bytes()[0];
                         let is_in_a_new_folder = digits_so_far.is_some_and(|so_far| digits > so_far);

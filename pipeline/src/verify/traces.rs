@@ -55,7 +55,7 @@ impl Verifier<'_> {
             let trace = name.and_then(|name| name.parse().ok());
             if trace.is_none_or(|trace| self.paths.index(&trace) != key) {
                 if straddling.is_first() {
-                    self.unknown(key);
+                    self.report.unknown(key);
                 }
             } else if self.is_selected(modified) {
                 bytes += size;
@@ -81,7 +81,7 @@ impl Verifier<'_> {
             })
             .buffered(READS);
         while let Some((read, key)) = reads.next().await {
-            (self.progress)(1);
+            self.report.looked_at(1);
             let read = match read {
                 // It was listed, and someone has removed it since: whoever misses it says so.
                 Ok(None) => continue,
@@ -92,7 +92,7 @@ impl Verifier<'_> {
                 Ok(index) => indexes.push((key, index)),
                 Err(reason) if straddling.is_first() => {
                     self.has_unreadable_index = true;
-                    self.tell(Level::Error, "corrupt-index", key, reason);
+                    self.report.tell(Level::Error, "corrupt-index", key, reason);
                 }
                 Err(_) => {}
             }
@@ -159,7 +159,7 @@ impl Verifier<'_> {
                     if found != part.bytes {
                         let (key_of_part, bytes) = (&part.key, part.bytes);
                         let detail = format!("part {nth} ({key_of_part}): {bytes} bytes, its chunks come to {found}");
-                        self.tell(Level::Error, "wrong-size", key, detail);
+                        self.report.tell(Level::Error, "wrong-size", key, detail);
                     }
                 }
             }
@@ -183,7 +183,7 @@ impl Verifier<'_> {
             if head.is_none() {
                 let why =
                     format!("indexes have spans of {source} and the ledger does not: it is in work, or to be done");
-                self.tell(Level::Info, "unfinished-batch", key, why);
+                self.report.tell(Level::Info, "unfinished-batch", key, why);
             }
         }
         Ok(())

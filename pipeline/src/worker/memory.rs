@@ -22,6 +22,7 @@ pub(super) struct Memory {
 
 /// Entries of one of the tables at most: losing them costs requests, nothing else.
 const REMEMBERED: usize = 100_000;
+
 impl Memory {
     pub fn note_quarantined(&mut self, raw: &Meta) {
         if self.quarantined.len() >= REMEMBERED {

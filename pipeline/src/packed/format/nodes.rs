@@ -218,7 +218,11 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     let texts = read_optional::<ByteArrayType>(group, 2, rows)?;
     let others = read_optional::<ByteArrayType>(group, 3, rows)?;
     let (refs, refs_ends) = read_lists(group, 4, rows)?;
-    let text = |(text, other): (Option<ByteArray>, Option<ByteArray>)| text.or(other).ok_or("a node without a text");
+    let text = |columns: (Option<ByteArray>, Option<ByteArray>)| match columns {
+        (Some(text), None) | (None, Some(text)) => Ok(text),
+        (None, None) => Err("a node without a text"),
+        (Some(_), Some(_)) => Err("a node with two texts"),
+    };
     let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
     let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();
     ids.sort_unstable();

@@ -17,13 +17,10 @@ use crate::error::{Error, Result};
 use crate::ids::TraceId;
 use crate::ledger::Done;
 use crate::store::{Key, Store};
-use crate::verify::batches::in_quarantine;
-use crate::verify::{Finding, Level, Share, UNKNOWN};
-use futures::TryStreamExt;
+use crate::verify::{Counts, Finding, Level, Report, Share, quarantine};
 use nodes::Packs;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -42,12 +39,9 @@ pub struct Options {
 /// What was looked at, and what came of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Findings that are errors.
-    pub errors: u64,
-    /// Findings that are warnings.
-    pub warnings: u64,
-    /// Findings that only inform.
-    pub infos: u64,
+    /// Findings.
+    #[serde(flatten)]
+    pub findings: Counts,
     /// Files of spans that were looked at.
     pub span_files: u64,
     /// Files of nodes that are there.
@@ -66,14 +60,14 @@ pub struct Summary {
 
 /// Bytes of nodes remembered.
 const NODE_BYTES: usize = 64 << 20;
+
 struct Verifier<'a> {
     store: Arc<dyn Store>,
     reader: Arc<Reader>,
     options: Options,
     summary: Summary,
     packs: Packs,
-    report: &'a mut (dyn FnMut(Finding) + Send),
-    progress: &'a (dyn Fn(u64) + Sync),
+    report: Report<'a>,
 }
 
 /// Verifies a packed store, giving every finding to `report` and telling `progress` of every object looked at.
@@ -88,13 +82,13 @@ pub async fn verify(
 ) -> Result<Summary> {
     let reader = Reader::new(store.clone(), NODE_BYTES);
     let (summary, packs) = Default::default();
-    let mut verifier = Verifier { store, reader, options, summary, packs, report, progress };
+    let mut verifier = Verifier { store, reader, options, summary, packs, report: Report::new(report, progress) };
     let files = verifier.catalog().await?;
     match verifier.options.trace {
         Some(trace) => verifier.one_trace(&files, trace).await?,
         None => verifier.all(&files).await?,
     }
-    Ok(verifier.summary)
+    Ok(Summary { findings: verifier.report.counts(), ..verifier.summary })
 }
 
 /// A failure that is this one object's alone; any other means that nothing can be said.
@@ -108,23 +102,14 @@ fn of_this_object<T>(result: Result<T>) -> Result<Result<T, String>> {
 }
 
 impl Verifier<'_> {
-    fn tell(&mut self, level: Level, kind: &'static str, key: impl fmt::Display, detail: impl Into<String>) {
-        *match level {
-            Level::Error => &mut self.summary.errors,
-            Level::Warning => &mut self.summary.warnings,
-            Level::Info => &mut self.summary.infos,
-        } += 1;
-        (self.report)(Finding { level, kind, key: key.to_string(), detail: detail.into() });
-    }
-
     /// The files of spans, as far as they can be read.
     async fn catalog(&mut self) -> Result<Arc<Files>> {
         let mut broken = Vec::new();
         let files = Catalog::new(self.reader.clone()).refresh_despite(&mut |key, e| broken.push((key, e))).await?;
         for (key, e) in broken {
             match is_spans_file(&key) {
-                true => self.tell(Level::Error, "corrupt-spans", key, e.to_string()),
-                false => self.tell(Level::Warning, "unknown-object", key, UNKNOWN),
+                true => self.report.tell(Level::Error, "corrupt-spans", key, e.to_string()),
+                false => self.report.unknown(key),
             }
         }
         Ok(files)
@@ -135,12 +120,12 @@ impl Verifier<'_> {
         let live: HashSet<&Key> = files.live().map(|(key, _)| key).collect();
         let (mut told, mut wanted) = (HashSet::new(), BTreeSet::new());
         for (key, file) in files.all() {
-            (self.progress)(1);
+            self.report.looked_at(1);
             if !is_spans_file(key) {
-                self.tell(Level::Warning, "unknown-object", key, UNKNOWN);
+                self.report.unknown(key);
             } else if !live.contains(key) {
                 let why = "another file stands for it since it was compacted; `gravity gc` removes it once it is old";
-                self.tell(Level::Info, "replaced", key, why);
+                self.report.tell(Level::Info, "replaced", key, why);
             } else if self.is_selected(key).await? {
                 wanted.extend(file.packs.iter().copied());
                 self.spans_file(files, key, file, &mut told).await?;
@@ -174,14 +159,6 @@ impl Verifier<'_> {
         // Not asked for again: a file that cannot be read was told, and takes no other one's batches with it.
         let done = DoneBatches::new(self.store.clone());
         files.batches().for_each(|batch| done.note(batch));
-        let findings = in_quarantine(self.store.clone(), Done::Packed(done));
-        let mut findings = std::pin::pin!(findings);
-        while let Some(finding) = findings.try_next().await? {
-            (self.progress)(1);
-            if let Some((level, kind, key, detail)) = finding {
-                self.tell(level, kind, key, detail);
-            }
-        }
-        Ok(())
+        quarantine::verify(self.store.clone(), Done::Packed(done), &mut self.report).await
     }
 }

@@ -11,7 +11,7 @@ use crate::packed::reader::Reader;
 use crate::packed::table::PackNumber;
 use crate::stages::blocking;
 use crate::store::{Key, Meta};
-use crate::verify::{Level, UNKNOWN};
+use crate::verify::Level;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -49,9 +49,9 @@ impl Verifier<'_> {
             .boxed();
         let mut replaced = Vec::new();
         while let Some((key, lists)) = opened.try_next().await? {
-            (self.progress)(1);
+            self.report.looked_at(1);
             let Some(name) = pack_name(&key) else {
-                self.tell(Level::Warning, "unknown-object", key, UNKNOWN);
+                self.report.unknown(key);
                 continue;
             };
             self.summary.node_files += 1;
@@ -60,7 +60,7 @@ impl Verifier<'_> {
                 // Gone since it was listed.
                 Ok(None) => continue,
                 Err(reason) => {
-                    self.tell(Level::Error, "corrupt-nodes", &key, reason);
+                    self.report.tell(Level::Error, "corrupt-nodes", &key, reason);
                     None
                 }
             };
@@ -83,7 +83,7 @@ impl Verifier<'_> {
                 if self.packs.files.insert(pack, key.clone()).is_some_and(|before| before == name) {
                     let why =
                         format!("{key} stands for it since it was compacted; `gravity gc` removes it once it is old");
-                    self.tell(Level::Info, "replaced", name, why);
+                    self.report.tell(Level::Info, "replaced", name, why);
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Verifier<'_> {
     pub(super) fn pack(&mut self, pack: u64, by: &Key) {
         if !self.packs.files.contains_key(&pack) && self.packs.missing.insert(pack) {
             let why = format!("{by} names it and it is not there");
-            self.tell(Level::Error, "missing-nodes", nodes_key(PackNumber(pack)), why);
+            self.report.tell(Level::Error, "missing-nodes", nodes_key(PackNumber(pack)), why);
         }
     }
 
@@ -130,7 +130,7 @@ impl Verifier<'_> {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(()),
             Err(reason) => {
-                self.tell(Level::Error, "corrupt-nodes", key, reason);
+                self.report.tell(Level::Error, "corrupt-nodes", key, reason);
                 return Ok(());
             }
         };
@@ -139,7 +139,7 @@ impl Verifier<'_> {
             let refs = match of_this_object(packs_of_group(&self.reader, &file, number).await)? {
                 Ok(refs) => refs,
                 Err(reason) => {
-                    self.tell(Level::Error, "corrupt-nodes", key, format!("row group {number}: {reason}"));
+                    self.report.tell(Level::Error, "corrupt-nodes", key, format!("row group {number}: {reason}"));
                     continue;
                 }
             };
@@ -147,11 +147,11 @@ impl Verifier<'_> {
                 if named.insert(pack) {
                     let pack = nodes_key(PackNumber(pack));
                     let why = format!("its nodes name {pack} and its metadata does not; `gravity gc` could remove it");
-                    self.tell(Level::Error, "unnamed-pack", key, why);
+                    self.report.tell(Level::Error, "unnamed-pack", key, why);
                 }
             }
         }
-        (self.progress)(1);
+        self.report.looked_at(1);
         Ok(())
     }
 
@@ -167,7 +167,7 @@ impl Verifier<'_> {
         unused.sort_unstable();
         for key in unused {
             let why = "no batch leads to it: a flush in work, or one that a crash ended; `gravity gc` removes it once it is old";
-            self.tell(Level::Info, "orphan-nodes", key, why);
+            self.report.tell(Level::Info, "orphan-nodes", key, why);
         }
     }
 }

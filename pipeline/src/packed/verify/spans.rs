@@ -38,7 +38,7 @@ impl Verifier<'_> {
                 let why = format!(
                     "{batch} is in {copies} files: it was committed twice and reads as one; compaction leaves one"
                 );
-                self.tell(Level::Info, "batch-twice", key, why);
+                self.report.tell(Level::Info, "batch-twice", key, why);
             }
         }
         let sampled: Vec<&str> =
@@ -53,7 +53,7 @@ impl Verifier<'_> {
                 Some(&group) => self.batch(key, file, batch, group).await?,
                 None => {
                     let why = format!("its metadata names batch {batch} and it does not have the row that ends it");
-                    self.tell(Level::Error, "missing-batch", key, why);
+                    self.report.tell(Level::Error, "missing-batch", key, why);
                 }
             }
         }
@@ -76,7 +76,7 @@ impl Verifier<'_> {
                 Ok(rows) => rows,
                 Err(reason) => {
                     is_whole = false;
-                    self.tell(Level::Error, "corrupt-spans", key, format!("row group {number}: {reason}"));
+                    self.report.tell(Level::Error, "corrupt-spans", key, format!("row group {number}: {reason}"));
                     continue;
                 }
             };
@@ -91,7 +91,7 @@ impl Verifier<'_> {
                 if row.kind == RowKind::Batch {
                     let source = rows.texts.get(row.source);
                     if let Err(reason) = of_this_object(info_of(opened, &rows, at))? {
-                        self.tell(Level::Error, "corrupt-spans", key, reason);
+                        self.report.tell(Level::Error, "corrupt-spans", key, reason);
                     } else if let (Some(group), Ok(source)) = (begun.remove(source), std::str::from_utf8(source)) {
                         places.insert(source.to_owned(), group);
                     }
@@ -107,7 +107,7 @@ impl Verifier<'_> {
                 let why = format!(
                     "row group {number}: {hidden} rows are of traces that its filter does not have; reading those traces misses them"
                 );
-                self.tell(Level::Error, "hidden-rows", key, why);
+                self.report.tell(Level::Error, "hidden-rows", key, why);
             }
         }
         for &pack in &unnamed {
@@ -115,7 +115,7 @@ impl Verifier<'_> {
                 "its rows name {} and its metadata does not; `gravity gc` could remove it",
                 nodes_key(PackNumber(pack))
             );
-            self.tell(Level::Error, "unnamed-pack", key, why);
+            self.report.tell(Level::Error, "unnamed-pack", key, why);
             self.pack(pack, key);
         }
         if is_whole {
@@ -124,12 +124,12 @@ impl Verifier<'_> {
             unlisted.sort_unstable();
             for batch in unlisted {
                 let why = format!("it has batch {batch}, which its metadata does not name: nothing finds it");
-                self.tell(Level::Error, "unlisted-batch", key, why);
+                self.report.tell(Level::Error, "unlisted-batch", key, why);
             }
             begun.retain(|batch, _| std::str::from_utf8(batch).is_ok_and(|batch| !listed.contains(batch)));
             for batch in begun.keys() {
                 let why = format!("it has rows of {}, which it does not end", String::from_utf8_lossy(batch));
-                self.tell(Level::Warning, "unended-batch", key, why);
+                self.report.tell(Level::Warning, "unended-batch", key, why);
             }
         }
         Ok(is_whole.then_some(places))
@@ -148,12 +148,12 @@ impl Verifier<'_> {
                         true => reason,
                         false => format!("batch {batch}: {reason}"),
                     };
-                    self.tell(Level::Error, "broken-batch", key, reason);
+                    self.report.tell(Level::Error, "broken-batch", key, reason);
                     return Ok(());
                 }
             }
         }
-        (self.progress)(1);
+        self.report.looked_at(1);
         self.summary.batches_restored += 1;
         self.summary.bytes_restored += size;
         Ok(())

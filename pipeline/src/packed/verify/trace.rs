@@ -15,11 +15,11 @@ impl Verifier<'_> {
             let groups: Vec<usize> = file.groups_of(&trace).collect();
             let mut looked_at = false;
             for group in groups {
-                (self.progress)(1);
+                self.report.looked_at(1);
                 let heads = match of_this_object(heads_of_group(&self.reader, &file.open()?, group).await)? {
                     Ok(heads) => heads,
                     Err(reason) => {
-                        self.tell(Level::Error, "corrupt-spans", key, format!("row group {group}: {reason}"));
+                        self.report.tell(Level::Error, "corrupt-spans", key, format!("row group {group}: {reason}"));
                         continue;
                     }
                 };
@@ -29,7 +29,7 @@ impl Verifier<'_> {
                     match of_this_object(self.rows_of_trace(file, group, &trace).await)? {
                         Ok(rows) => self.summary.rows += rows,
                         Err(reason) => {
-                            self.tell(Level::Error, "broken-rows", key, format!("row group {group}: {reason}"))
+                            self.report.tell(Level::Error, "broken-rows", key, format!("row group {group}: {reason}"))
                         }
                     }
                 }
@@ -37,14 +37,14 @@ impl Verifier<'_> {
             self.summary.span_files += u64::from(looked_at);
         }
         // One that cannot be found because its file cannot be read is an error that was told.
-        match is_there || self.summary.errors > 0 {
+        match is_there || self.report.counts().errors > 0 {
             true => Ok(()),
             false => Err(Error::NotFound(format!("trace {trace} is not in {}", self.store.location()))),
         }
     }
 
     async fn rows_of_trace(&self, file: &SpansFile, group: usize, trace: &TraceId) -> Result<u64> {
-        let (rows, nodes) = rows_of_trace(&self.reader, &file.open()?, group, trace).await?;
+        let (rows, nodes) = rows_of_trace(&self.reader, file, group, trace).await?;
         let (mut count, mut bytes) = (0, Vec::new());
         for at in (0..rows.rows.len()).filter(|&at| rows.rows[at].trace_id.as_ref() == Some(trace.as_bytes())) {
             bytes.clear();
