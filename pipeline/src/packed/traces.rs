@@ -13,7 +13,7 @@ use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
 use crate::otlp::{Element, Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
-use crate::stages::blocking;
+use crate::stages::{blocking, in_place};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
@@ -78,16 +78,23 @@ async fn records_in(
     separator: &Separator,
 ) -> Result<Records> {
     let (rows, nodes) = rows_of_trace(reader, file, group, &trace).await?;
-    let (keys, separator) = (keys.clone(), separator.clone());
-    blocking(move || {
-        let is_ours = |at: &usize| rows.rows[*at].trace_id.as_ref() == Some(trace.as_bytes());
-        let mut records = Records::default();
-        for at in (0..rows.rows.len()).filter(is_ours) {
-            records.read(&rows, &nodes, at, &keys, &separator)?;
+    let is_ours = |at: &usize| rows.rows[*at].trace_id.as_ref() == Some(trace.as_bytes());
+    let mut ours: Vec<usize> = (0..rows.rows.len()).filter(is_ours).collect();
+    let others = ours.split_off(ours.len().div_ceil(2));
+    let stored = Arc::new((rows, nodes));
+    let read = |ours: Vec<usize>| {
+        let (stored, keys, separator) = (stored.clone(), keys.clone(), separator.clone());
+        move || {
+            let mut records = Records::default();
+            let read = ours.into_iter().try_for_each(|at| records.read(&stored.0, &stored.1, at, &keys, &separator));
+            read.map(|()| records)
         }
-        Ok(records)
-    })
-    .await?
+    };
+    // Each core has half of them.
+    let others = blocking(read(others));
+    let mut records = in_place(read(ours))?;
+    records.append(others.await??);
+    Ok(records)
 }
 
 impl Records {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{Page, PageMetadata, PageReader};
-use parquet::column::reader::{get_column_reader, get_typed_column_reader};
+use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
@@ -89,8 +89,13 @@ pub(super) fn read_required<T: DataType>(
     at: usize,
     rows: &Range<usize>,
 ) -> Result<Vec<T::T>, Broken> {
-    let (values, levels, _) = read::<T>(group, at, rows)?;
-    match values.len() == rows.len() && levels.iter().all(|&level| level == 0) {
+    let (mut column, mut values) = (Column::<T>::open(group, at, rows)?, Vec::with_capacity(rows.len()));
+    while column.read(&mut values)? > 0 {
+        if column.definition.iter().any(|&level| level > 0) {
+            return Err(format!("column {at} may lack values"));
+        }
+    }
+    match values.len() == rows.len() {
         true => Ok(values),
         false => Err(format!("column {at} has {} values in {} rows", values.len(), rows.len())),
     }
@@ -102,12 +107,63 @@ pub(super) fn read_optional<T: DataType>(
     at: usize,
     rows: &Range<usize>,
 ) -> Result<Vec<Option<T::T>>, Broken> {
-    let (values, levels, _) = read::<T>(group, at, rows)?;
-    let mut values = values.into_iter();
-    let all: Vec<_> = levels.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
-    match all.len() == rows.len() && values.next().is_none() {
-        true => Ok(all),
-        false => Err(format!("column {at} has values for {} of {} rows", all.len(), rows.len())),
+    let mut all = Vec::with_capacity(rows.len());
+    for value in optional_values::<T>(group, at, rows)? {
+        all.push(value?);
+    }
+    Ok(all)
+}
+
+/// The same, row by row: who makes something else of the values need not have room for all of them.
+pub(super) fn optional_values<T: DataType>(
+    group: &dyn RowGroupReader,
+    at: usize,
+    rows: &Range<usize>,
+) -> Result<OptionalValues<T>, Broken> {
+    Ok(OptionalValues { column: Column::open(group, at, rows)?, values: Vec::new(), next_level: 0, next_value: 0 })
+}
+
+/// What [`optional_values`] gives: as many items as there are rows to read, or an error.
+pub(super) struct OptionalValues<T: DataType> {
+    column: Column<T>,
+    /// Of the rows that were read last.
+    values: Vec<T::T>,
+    next_level: usize,
+    next_value: usize,
+}
+
+impl<T: DataType> OptionalValues<T> {
+    /// Reads more rows; false if there are no more.
+    fn read(&mut self) -> Result<bool, Broken> {
+        self.values.clear();
+        (self.next_level, self.next_value) = (0, 0);
+        let (at, rows) = (self.column.at, self.column.read(&mut self.values)?);
+        match self.column.definition.len() == rows {
+            true => Ok(rows > 0),
+            false => Err(format!("column {at} has values for {} of {rows} rows", self.column.definition.len())),
+        }
+    }
+}
+
+impl<T: DataType> Iterator for OptionalValues<T> {
+    type Item = Result<Option<T::T>, Broken>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next_level == self.column.definition.len() {
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(e) => return Some(Err(e)),
+            }
+        }
+        let level = self.column.definition[self.next_level];
+        self.next_level += 1;
+        if level <= 0 {
+            return Some(Ok(None));
+        }
+        let value = self.values.get_mut(self.next_value).map(std::mem::take);
+        self.next_value += 1;
+        Some(value.map(Some).ok_or_else(|| format!("column {} lacks values", self.column.at)))
     }
 }
 
@@ -117,44 +173,74 @@ pub(super) fn read_lists(
     at: usize,
     rows: &Range<usize>,
 ) -> Result<(Vec<i64>, Vec<usize>), Broken> {
-    let (values, definition, repetition) = read::<parquet::data_type::Int64Type>(group, at, rows)?;
-    let (mut ends, mut seen): (Vec<usize>, _) = (Vec::new(), 0);
-    for (&defined, &repeated) in definition.iter().zip(&repetition) {
-        if repeated == 0 {
-            ends.push(seen);
+    let mut column = Column::<parquet::data_type::Int64Type>::open(group, at, rows)?;
+    let (mut values, mut ends, mut seen) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()), 0);
+    while column.read(&mut values)? > 0 {
+        if column.definition.len() != column.repetition.len() {
+            return Err(format!("column {at} is not one of lists"));
         }
-        seen += usize::from(defined > 0);
-        if let Some(end) = ends.last_mut() {
-            *end = seen;
+        for (&defined, &repeated) in column.definition.iter().zip(&column.repetition) {
+            if repeated == 0 {
+                ends.push(seen);
+            }
+            seen += usize::from(defined > 0);
+            if let Some(end) = ends.last_mut() {
+                *end = seen;
+            }
         }
     }
-    match ends.len() == rows.len() && seen == values.len() && definition.len() == repetition.len() {
+    match ends.len() == rows.len() && seen == values.len() {
         true => Ok((values, ends)),
         false => Err(format!("column {at} has {} lists in {} rows", ends.len(), rows.len())),
     }
 }
 
-/// A column's values, definition levels and repetition levels.
-type Column<T> = (Vec<<T as DataType>::T>, Vec<i16>, Vec<i16>);
+/// Rows read at a time. Levels and values that are made into something else have room for no more: memory that was never
+/// used before costs more than what is done with it.
+const AT_ONCE: usize = 1024;
 
-fn read<T: DataType>(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>) -> Result<Column<T>, Broken> {
-    let schema = group.metadata().schema_descr();
-    if at >= schema.num_columns() {
-        return Err(format!("there is no column {at}"));
+/// A column of which some rows are read.
+struct Column<T: DataType> {
+    at: usize,
+    reader: ColumnReaderImpl<T>,
+    /// Rows that are still to be read.
+    left: usize,
+    /// Levels of the rows that were read last.
+    definition: Vec<i16>,
+    repetition: Vec<i16>,
+}
+
+impl<T: DataType> Column<T> {
+    fn open(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>) -> Result<Self, Broken> {
+        let schema = group.metadata().schema_descr();
+        if at >= schema.num_columns() {
+            return Err(format!("there is no column {at}"));
+        }
+        let kind = schema.column(at).physical_type();
+        if kind != T::get_physical_type() {
+            return Err(format!("column {at} is of type {kind}"));
+        }
+        let pages = Known(group.get_column_page_reader(at).map_err(broken)?);
+        let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
+        if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
+            return Err(format!("column {at} has no row {}", rows.start));
+        }
+        Ok(Self { at, reader, left: rows.len(), definition: Vec::new(), repetition: Vec::new() })
     }
-    let kind = schema.column(at).physical_type();
-    if kind != T::get_physical_type() {
-        return Err(format!("column {at} is of type {kind}"));
+
+    /// Reads the next rows, and gives how many: 0 at the end. Their values are appended.
+    fn read(&mut self, values: &mut Vec<T::T>) -> Result<usize, Broken> {
+        self.definition.clear();
+        self.repetition.clear();
+        let wanted = self.left.min(AT_ONCE);
+        let (definition, repetition) = (Some(&mut self.definition), Some(&mut self.repetition));
+        let (rows, ..) = self.reader.read_records(wanted, definition, repetition, values).map_err(broken)?;
+        if rows != wanted {
+            return Err(format!("column {} ends {} rows before others", self.at, self.left - rows));
+        }
+        self.left -= rows;
+        Ok(rows)
     }
-    let pages = Known(group.get_column_page_reader(at).map_err(broken)?);
-    let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
-    if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
-        return Err(format!("column {at} has no row {}", rows.start));
-    }
-    // A value a row, mostly: to grow by doubling would touch twice the memory. They are a million at most.
-    let (mut values, mut definition, mut repetition) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
-    reader.read_records(rows.len(), Some(&mut definition), Some(&mut repetition), &mut values).map_err(broken)?;
-    Ok((values, definition, repetition))
 }
 
 /// Pages in the encodings that we write. For others, a few bytes of a damaged file make the Parquet library ask for

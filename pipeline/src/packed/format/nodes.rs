@@ -1,7 +1,8 @@
 //! `nodes/…parquet`: every distinct text once.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, contained, lists, optional, read_lists, read_optional, read_required, required, shared,
+    GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_required, required,
+    shared,
 };
 use super::groups::{Writer, write_groups};
 use super::{Broken, Effort, PACKS_KEY, properties};
@@ -12,8 +13,10 @@ use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::EnabledStatistics;
+use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use std::ops::Range;
 use std::sync::Arc;
 
 const SCHEMA: &str = "
@@ -214,26 +217,28 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
     let group = &group.open()?;
     let rows = &all_rows(group);
     let ids = read_required::<Int64Type>(group, 0, rows)?;
-    let kinds = read_required::<Int32Type>(group, 1, rows)?;
-    let texts = read_optional::<ByteArrayType>(group, 2, rows)?;
-    let others = read_optional::<ByteArrayType>(group, 3, rows)?;
-    let (refs, refs_ends) = read_lists(group, 4, rows)?;
-    let text = |columns: (Option<ByteArray>, Option<ByteArray>)| match columns {
-        (Some(text), None) | (None, Some(text)) => Ok(text),
-        (None, None) => Err("a node without a text"),
-        (Some(_), Some(_)) => Err("a node with two texts"),
-    };
-    let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
     let mut ids: Vec<(i64, u32)> = ids.into_iter().zip(0..).collect();
     ids.sort_unstable();
     if !ids.is_sorted_by(|a, b| a.0 < b.0) {
         return Err("two nodes of one number".into());
     }
-    Ok(NodeGroup {
-        kinds: kinds.into_iter().map(kind).collect::<Result<_, _>>()?,
-        texts: texts.into_iter().zip(others).map(text).collect::<Result<_, _>>()?,
-        ids,
-        refs,
-        refs_ends,
-    })
+    let kind = |number| Kind::from_number(number).ok_or_else(|| format!("a node of unknown kind {number}"));
+    let kinds = read_required::<Int32Type>(group, 1, rows)?.into_iter().map(kind).collect::<Result<_, _>>()?;
+    let (refs, refs_ends) = read_lists(group, 4, rows)?;
+    Ok(NodeGroup { ids, kinds, texts: read_texts(group, rows)?, refs, refs_ends })
+}
+
+/// The texts of all nodes: each is in one of two columns.
+fn read_texts(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<Vec<ByteArray>, Broken> {
+    let texts = optional_values::<ByteArrayType>(group, 2, rows)?;
+    let others = optional_values::<ByteArrayType>(group, 3, rows)?;
+    let mut all = Vec::with_capacity(rows.len());
+    for (text, other) in texts.zip(others) {
+        all.push(match (text?, other?) {
+            (Some(text), None) | (None, Some(text)) => text,
+            (None, None) => return Err("a node without a text".into()),
+            (Some(_), Some(_)) => return Err("a node with two texts".into()),
+        });
+    }
+    Ok(all)
 }

@@ -1,7 +1,8 @@
 //! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, contained, lists, optional, read_lists, read_optional, read_required, required, shared,
+    GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_optional, read_required,
+    required, shared,
 };
 use super::groups::{Writer, write_groups};
 use super::rest::{RestReader, RestWriter, Streams};
@@ -248,8 +249,7 @@ pub fn read_rows(group: &Group) -> Result<StoredRows, Broken> {
     contained("a row group", || {
         let group = &group.open()?;
         let rows = all_rows(group);
-        let traces = read_optional::<FixedLenByteArrayType>(group, 2, &rows)?;
-        let traces = traces.iter().map(id).collect::<Result<_, _>>()?;
+        let traces = trace_ids(group)?.collect::<Result<_, _>>()?;
         read(group, Located::new(group, rows, traces)?)
     })
 }
@@ -289,13 +289,28 @@ impl Located {
 pub fn locate(group: &Group, trace: &[u8; 16]) -> Result<Located, Broken> {
     contained("a row group", || {
         let group = &group.open()?;
-        let traces = read_optional::<FixedLenByteArrayType>(group, 2, &all_rows(group))?;
-        let is_its = |id: &Option<FixedLenByteArray>| id.as_ref().is_some_and(|id| id.data() == trace);
-        let first = traces.iter().position(is_its).unwrap_or(0);
-        let end = traces.iter().rposition(is_its).map_or(first, |last| last + 1);
-        let traces = traces[first..end].iter().map(id).collect::<Result<_, _>>()?;
+        let (mut first, mut end, mut traces) = (0, 0, Vec::new());
+        for (row, id) in trace_ids(group)?.enumerate() {
+            let id = id?;
+            let is_its = id.as_ref() == Some(trace);
+            if is_its && traces.is_empty() {
+                first = row;
+            }
+            if is_its || !traces.is_empty() {
+                traces.push(id);
+            }
+            if is_its {
+                end = row + 1;
+            }
+        }
+        traces.truncate(end - first);
         Located::new(group, first..end, traces)
     })
+}
+
+/// The trace of each row.
+fn trace_ids(group: &dyn RowGroupReader) -> Result<impl Iterator<Item = Result<Option<[u8; 16]>, Broken>>, Broken> {
+    Ok(optional_values::<FixedLenByteArrayType>(group, 2, &all_rows(group))?.map(|value| id(&value?)))
 }
 
 /// Reads the rows that were found.
@@ -408,14 +423,14 @@ pub fn read_heads(group: &Group) -> Result<Vec<Head>, Broken> {
     let rows = &all_rows(group);
     let sources = read_required::<ByteArrayType>(group, 0, rows)?;
     let kinds = read_required::<ByteArrayType>(group, 1, rows)?;
-    let traces = read_optional::<FixedLenByteArrayType>(group, 2, rows)?;
+    let traces = trace_ids(group)?;
     let batches = read_optional::<ByteArrayType>(group, 21, rows)?;
     let heads = sources.into_iter().zip(kinds).zip(traces).zip(batches);
     heads
         .map(|(((source, kind), trace), batch)| {
             Ok(Head {
                 kind: RowKind::from_name(kind.data()).ok_or("a row of unknown kind")?,
-                trace_id: id(&trace)?,
+                trace_id: trace?,
                 source,
                 batch,
             })
