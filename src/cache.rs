@@ -8,8 +8,8 @@ use std::path::PathBuf;
 /// What a reader keeps of a bucket.
 #[derive(Debug, Args)]
 pub struct CacheArgs {
-    /// Folder for the ends of a packed bucket's files, so that each is read once; `none` keeps none [default:
-    /// $XDG_CACHE_HOME/gravity, else ~/.cache/gravity].
+    /// Folder for the ends of a packed bucket's files, and small ones whole, so that each is read once; `none` keeps none
+    /// [default: $XDG_CACHE_HOME/gravity, else ~/.cache/gravity].
     #[arg(long, env = "GRAVITY_CACHE_DIR", value_name = "DIR|none", help_heading = "Store")]
     pub cache_dir: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! The ends of files, their metadata and filters, kept on this machine: a trace among ten thousand files of a bucket is
-//! then found with a listing, and without a request for each of them.
+//! then found with a listing, and without a request for each of them. Of a pack that is no larger than what is read of a
+//! file's end, that is all of it.
 //!
 //! One file an entry: `{folder}/{store}/{nodes|spans}/{hash of the key}`. Objects of a packed store are written once and
 //! never changed, so an entry is good as long as the object is there. Each begins with a BLAKE3 of its key and of what
@@ -25,8 +26,9 @@ pub struct Footers {
 const FORMAT: &[u8] = b"gravity footer 1";
 /// Bytes before an entry's end of the file: the hash, the object's size, where its end begins.
 const HEAD: usize = 32 + 8 + 8;
-/// An entry of a file of nodes that was not used for so long goes: nobody lists those.
-const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// An entry of a file of nodes goes after so long, since nobody lists those: it may hold texts that the store has not any
+/// more.
+const NODES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Footers {
     /// The entries of the store at `location`, below `cache`.
@@ -83,7 +85,7 @@ impl Footers {
             }
         }
         for entry in fs::read_dir(self.folder.join(NODES)).into_iter().flatten().flatten() {
-            if is_older(&entry, UNUSED) {
+            if is_older(&entry, NODES_KEPT) {
                 let _ = fs::remove_file(entry.path());
             }
         }

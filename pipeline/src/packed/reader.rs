@@ -123,8 +123,12 @@ impl Reader {
         let Some(object) = self.store.get(key).await? else { return Ok(None) };
         let size = object.meta.size;
         if size <= WHOLE {
-            let window = Window::whole(object.bytes().await?);
-            return File::parse(key, window).map(Some);
+            let file = File::parse(key, Window::whole(object.bytes().await?))?;
+            // A file that is no more than its end: a trace that has part of many small packs reads each of them once.
+            if let Some(footers) = self.footers.as_ref().filter(|_| size <= TAIL) {
+                footers.put(key, &file.window);
+            }
+            return Ok(Some(file));
         }
         drop(object);
         self.open_large(key, size).await

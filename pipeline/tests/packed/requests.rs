@@ -64,7 +64,18 @@ async fn a_trace_among_many_files_takes_few_requests_once_their_ends_are_cached(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_it_does_after_compaction() {
+async fn a_small_pack_is_fetched_once() {
+    let store = store().await;
+    let cache = tempfile::tempdir().unwrap();
+    let (cold, _) = read(&store, 200, Some(cache.path())).await;
+    let (warm, requests) = read(&store, 200, Some(cache.path())).await;
+    assert!(warm == cold);
+    // The rows alone.
+    assert_eq!(requests.get, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_requests_are_enough_after_compaction() {
     let store = store().await;
     let (before, _) = read(&store, 200, None).await;
     let stop = CancellationToken::new();
