@@ -100,22 +100,17 @@ def base_images(where, text):
 
 
 def compose():
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode if shutil.which("docker") else 1
-    built = sorted(TOOLS.glob("compose-*/docker-compose"))
-    command = ["docker", "compose"] if plugin == 0 else built[-1:]
-    if not command:
-        raise Wrong("docker compose is not there: dev/tools.sh compose")
     # A newcomer's shell has none of our variables: dev/.env must be enough.
     names = {line.split("=")[0] for line in (ROOT / "dev/.env").read_text().split("\n") if "=" in line}
     env = {name: value for name, value in os.environ.items() if name not in names}
     for profile in ("seaweedfs", "minio"):
-        # As --quiet would not: an unset variable is a warning there, and an error here.
         config = subprocess.run(
-            [*command, "--file", "dev/docker-compose.yml", "config", "--format=json"],
+            [TOOLS / "compose/compose_config", "dev/docker-compose.yml"],
             cwd=ROOT, capture_output=True, text=True, env={**env, "COMPOSE_PROFILES": profile},
         )  # fmt: skip
+        # An unset variable is a warning there, and an error here.
         if config.returncode or config.stderr:
-            raise Wrong(f"docker compose config, profile {profile}:\n{config.stderr}")
+            raise Wrong(f"docker-compose.yml, profile {profile}:\n{config.stderr}")
         compose_services(profile, json.loads(config.stdout)["services"])
 
 

@@ -10,7 +10,8 @@ set -euo pipefail
 MINISTACK=1.5.33
 CARGO_DENY=0.20.2
 CARGO_FUZZ=0.13.2
-COMPOSE=2.40.3
+# That of docker compose 2.40.3.
+COMPOSE_GO=2.9.1
 SHELLCHECK=0.11.0.1
 HADOLINT=2.15.1
 KUBERNETES_VALIDATE=1.37.0
@@ -95,23 +96,23 @@ prometheus() {
     rm -rf "$out" && mkdir -p "$out"
     # A fresh machine has no package lists; only root may fetch them.
     (cd "$out" && apt-get download prometheus >/dev/null 2>&1) ||
-        { apt-get update -qq >&2 && (cd "$out" && apt-get download prometheus >/dev/null); } ||
+        { apt_get update -qq >&2 && (cd "$out" && apt-get download prometheus >/dev/null); } ||
         { echo "tools: prometheus: 'apt-get download prometheus' failed; install Prometheus and promtool by hand" >&2; return 1; }
     dpkg-deb -x "$out"/prometheus_*.deb "$out"
     rm "$out"/prometheus_*.deb
 }
 
-# docker compose, without Docker: enough to read a compose file as it does. A plugin that Docker has is taken as it is.
+# Reads a compose file as docker compose does.
 compose() {
-    docker compose version >/dev/null 2>&1 && return
-    local out="$tools/compose-$COMPOSE"
-    [ -x "$out/docker-compose" ] && return
-    echo "tools: building docker compose $COMPOSE (once; takes a few minutes)" >&2
+    local out="$tools/compose" stamp
+    stamp="$out/.$(cat "$dev/compose_config.go" - <<<"$COMPOSE_GO" | sha256sum | cut -c1-16)"
+    [ -e "$stamp" ] && return
+    echo "tools: building compose_config" >&2
     rm -rf "$out" && mkdir -p "$out"
-    # Its module has `exclude` directives, with which `go install` will not have it.
-    (cd "$out" && go mod init compose && go get "github.com/docker/compose/v2/cmd@v$COMPOSE" &&
-        go build -o docker-compose github.com/docker/compose/v2/cmd) >"$out/build.log" 2>&1 ||
-        { tail -30 "$out/build.log" >&2; rm -f "$out/docker-compose"; return 1; }
+    cp "$dev/compose_config.go" "$out"
+    (cd "$out" && go mod init compose_config && go get "github.com/compose-spec/compose-go/v2/cli@v$COMPOSE_GO" &&
+        go build .) >"$out/build.log" 2>&1 || { tail -30 "$out/build.log" >&2; return 1; }
+    touch "$stamp"
 }
 
 # What dev/check_stack.py asks.
@@ -149,8 +150,13 @@ systemd_analyze() {
         return
     fi
     echo "tools: installing Debian's systemd" >&2
-    (apt-get install -y --no-install-recommends systemd ||
-        { apt-get update && apt-get install -y --no-install-recommends systemd; }) >/dev/null
+    (apt_get install -y --no-install-recommends systemd ||
+        { apt_get update && apt_get install -y --no-install-recommends systemd; }) >/dev/null
+}
+
+# apt-get, which fails where another one runs.
+apt_get() {
+    flock "$tools" apt-get "$@"
 }
 
 # go_tool NAME MODULE@VERSION
@@ -168,16 +174,22 @@ cargo_tool() {
     command -v "$1" >/dev/null && return
     grep -qs "^\"$1 $2 " "$tools/.crates.toml" && return
     echo "tools: building $1 $2 (once; takes a few minutes)" >&2
-    cargo install --quiet --locked --version "$2" --root "$tools" "$1"
+    # Each runs for seconds: to optimize it would take longer than that ever saves.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
+        cargo install --quiet --locked --version "$2" --root "$tools" "$1"
 }
 
-[ $# -gt 0 ] || set -- seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint engines
-for tool in "$@"; do
-    case "$tool" in
-        seaweedfs) seaweedfs ;;
-        deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
-        fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
-        ministack | litellm | otelcol | prometheus | compose | lint | engines) "$tool" ;;
-        *) echo "tools: no tool '$tool'; there are: seaweedfs ministack deny fuzz litellm otelcol prometheus compose lint engines" >&2; exit 2 ;;
-    esac
-done
+# Those that take longest come first.
+all=(otelcol litellm deny lint fuzz compose engines seaweedfs ministack prometheus)
+[ $# -gt 0 ] || set -- "${all[@]}"
+if [ $# -gt 1 ]; then
+    # What one downloads, another compiles.
+    printf '%s\0' "$@" | xargs -0 -n 1 -P 4 "$dev/tools.sh"
+    exit
+fi
+case "$1" in
+    deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
+    fuzz) cargo_tool cargo-fuzz "$CARGO_FUZZ" ;;
+    seaweedfs | ministack | litellm | otelcol | prometheus | compose | lint | engines) "$1" ;;
+    *) echo "tools: no tool '$1'; there are: ${all[*]}" >&2; exit 2 ;;
+esac
