@@ -13,9 +13,9 @@ use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
 use crate::otlp::{Element, Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
-use crate::stages::{blocking, in_place};
+use crate::stages::blocking;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use std::sync::Arc;
 
 /// A trace, whole.
@@ -84,16 +84,16 @@ async fn records_in(
     let stored = Arc::new((rows, nodes));
     let read = |ours: Vec<usize>| {
         let (stored, keys, separator) = (stored.clone(), keys.clone(), separator.clone());
-        move || {
+        blocking(move || {
+            let (rows, nodes) = &*stored;
             let mut records = Records::default();
-            let read = ours.into_iter().try_for_each(|at| records.read(&stored.0, &stored.1, at, &keys, &separator));
-            read.map(|()| records)
-        }
+            ours.into_iter().try_for_each(|at| records.read(rows, nodes, at, &keys, &separator)).map(|()| records)
+        })
     };
-    // Each core has half of them.
-    let others = blocking(read(others));
-    let mut records = in_place(read(ours))?;
-    records.append(others.await??);
+    // A core for each half.
+    let (ours, others) = future::try_join(read(ours), read(others)).await?;
+    let mut records = ours?;
+    records.append(others?);
     Ok(records)
 }
 

@@ -289,22 +289,20 @@ impl Located {
 pub fn locate(group: &Group, trace: &[u8; 16]) -> Result<Located, Broken> {
     contained("a row group", || {
         let group = &group.open()?;
-        let (mut first, mut end, mut traces) = (0, 0, Vec::new());
+        // `end` is behind the last row that is its; the first is `count` before it.
+        let (mut end, mut count, mut traces) = (0, 0, Vec::new());
         for (row, id) in trace_ids(group)?.enumerate() {
             let id = id?;
             let is_its = id.as_ref() == Some(trace);
-            if is_its && traces.is_empty() {
-                first = row;
-            }
             if is_its || !traces.is_empty() {
                 traces.push(id);
             }
             if is_its {
-                end = row + 1;
+                (end, count) = (row + 1, traces.len());
             }
         }
-        traces.truncate(end - first);
-        Located::new(group, first..end, traces)
+        traces.truncate(count);
+        Located::new(group, end - count..end, traces)
     })
 }
 
