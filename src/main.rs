@@ -26,9 +26,9 @@ use tokio::runtime::Runtime;
 /// How long files that are being read or written may keep the process after its last word.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
-/// What glibc keeps of freed memory, of each of its arenas, is twice this. With 31 MiB, the most that it heeds, an ingest
-/// of 1 GiB that hardly compresses needs twice the memory.
-const LARGE: usize = 8 << 20;
+/// What glibc keeps of freed memory, of each of its arenas, is twice this. With 8 MiB, an ingest of 300 MB that hardly
+/// compresses needs up to half as much memory again, and takes as long.
+const LARGE: usize = 4 << 20;
 
 /// Lets glibc keep some of what is freed. It gives memory back to the kernel as soon as a few hundred KiB are free, and
 /// asks for it again at once; a page touched for the first time costs 3 µs on a virtual machine, and an ingest some 4% of

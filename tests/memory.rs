@@ -93,8 +93,8 @@ fn packed_a_chat_of_300_mb_needs_no_more_memory_than_one_of_30() {
 
 #[test]
 fn packed_300_mb_of_new_texts_need_no_more_memory_than_30() {
-    // A pack that is being written, the next one, and rows: 30 MB do not fill all of it yet.
-    is_bounded(&PACKED, (160, 56), new_texts);
+    // A pack, and the file that it becomes.
+    is_bounded(&PACKED, (128, 32), new_texts);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
-use parquet::errors::Result as ParquetResult;
+use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::writer::SerializedFileWriter;
+use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a file is written into.
 pub(super) type Writer = SerializedFileWriter<Vec<u8>>;
@@ -15,7 +16,7 @@ pub(super) type Writer = SerializedFileWriter<Vec<u8>>;
 /// Row groups that are compressed at the same time at most: each needs memory.
 const AT_ONCE: usize = 4;
 
-/// Appends row groups in their order.
+/// Appends row groups in their order, each as soon as it is ready and those before it are in: few are in memory twice.
 ///
 /// # Errors
 /// If Parquet cannot hold one.
@@ -30,23 +31,50 @@ pub(super) fn write_groups<G: Send>(
     }
     let (schema, properties) = (writer.schema_descr().root_schema_ptr(), writer.properties().clone());
     let (count, groups) = (groups.len(), Mutex::new(groups.into_iter().enumerate()));
-    let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let next = || lock(&groups).next();
+    let file = Mutex::new(InOrder { writer, ready: BTreeMap::new(), appended: 0 });
     let compress = || {
-        let compressed = std::iter::from_fn(next).map(|(number, group)| {
+        std::iter::from_fn(next).try_for_each(|(number, group)| {
             let mut writer = Writer::new(Vec::new(), schema.clone(), properties.clone())?;
             write(&mut writer, group)?;
-            Ok((number, Compressed::finish(writer)?))
-        });
-        compressed.collect::<ParquetResult<Vec<_>>>()
+            let compressed = Compressed::finish(writer)?;
+            lock(&file).push(number, compressed)
+        })
     };
-    let compressed = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores.min(count)).map(|_| scope.spawn(compress)).collect();
-        let compressed = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        compressed.collect::<ParquetResult<Vec<_>>>()
+        let ended = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.collect::<ParquetResult<Vec<()>>>()
     })?;
-    let mut compressed: Vec<_> = compressed.into_iter().flatten().collect();
-    compressed.sort_unstable_by_key(|&(number, _)| number);
-    compressed.into_iter().try_for_each(|(_, group)| group.append_to(writer))
+    let appended = lock(&file).appended;
+    match appended == count {
+        true => Ok(()),
+        false => Err(ParquetError::General(format!("{appended} of {count} row groups were written"))),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whatever panicked while it held this goes on panicking once the threads are joined.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file to which row groups come in any order.
+struct InOrder<'w> {
+    writer: &'w mut Writer,
+    /// Those that came before one whose turn was earlier.
+    ready: BTreeMap<usize, Compressed>,
+    appended: usize,
+}
+
+impl InOrder<'_> {
+    fn push(&mut self, number: usize, group: Compressed) -> ParquetResult<()> {
+        self.ready.insert(number, group);
+        while let Some(group) = self.ready.remove(&self.appended) {
+            group.append_to(self.writer)?;
+            self.appended += 1;
+        }
+        Ok(())
+    }
 }
 
 /// Row groups in a file of their own, to be moved into another.
