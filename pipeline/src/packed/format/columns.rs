@@ -1,17 +1,14 @@
 //! Whole columns in and out of Parquet.
 
+use super::pages::Pages;
 use super::{Broken, broken};
 use bytes::Bytes;
-use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
-use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
-use parquet::file::properties::ReaderProperties;
-use parquet::file::reader::{ChunkReader, Length, RowGroupReader};
-use parquet::file::serialized_reader::SerializedRowGroupReader;
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::SerializedRowGroupWriter;
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Range;
@@ -78,14 +75,14 @@ pub(super) fn contained<T>(what: &str, read: impl FnOnce() -> Result<T, Broken>)
 }
 
 /// All rows of a group.
-pub(super) fn all_rows(group: &dyn RowGroupReader) -> Range<usize> {
+pub(super) fn all_rows(group: &Columns<'_>) -> Range<usize> {
     // That it is a number of rows was checked when the metadata was read.
-    0..group.metadata().num_rows() as usize
+    0..group.metadata.num_rows() as usize
 }
 
 /// Reads some rows of a column which no value may lack.
 pub(super) fn read_required<T: DataType>(
-    group: &dyn RowGroupReader,
+    group: &Columns<'_>,
     at: usize,
     rows: &Range<usize>,
 ) -> Result<Vec<T::T>, Broken> {
@@ -103,7 +100,7 @@ pub(super) fn read_required<T: DataType>(
 
 /// Reads some rows of a column which values may lack.
 pub(super) fn read_optional<T: DataType>(
-    group: &dyn RowGroupReader,
+    group: &Columns<'_>,
     at: usize,
     rows: &Range<usize>,
 ) -> Result<Vec<Option<T::T>>, Broken> {
@@ -116,7 +113,7 @@ pub(super) fn read_optional<T: DataType>(
 
 /// The same, row by row: who makes something else of the values need not have room for all of them.
 pub(super) fn optional_values<T: DataType>(
-    group: &dyn RowGroupReader,
+    group: &Columns<'_>,
     at: usize,
     rows: &Range<usize>,
 ) -> Result<OptionalValues<T>, Broken> {
@@ -169,7 +166,7 @@ impl<T: DataType> Iterator for OptionalValues<T> {
 
 /// Reads some rows of a column of lists: all values, and where each row's end.
 pub(super) fn read_lists(
-    group: &dyn RowGroupReader,
+    group: &Columns<'_>,
     at: usize,
     rows: &Range<usize>,
 ) -> Result<(Vec<i64>, Vec<usize>), Broken> {
@@ -211,8 +208,8 @@ struct Column<T: DataType> {
 }
 
 impl<T: DataType> Column<T> {
-    fn open(group: &dyn RowGroupReader, at: usize, rows: &Range<usize>) -> Result<Self, Broken> {
-        let schema = group.metadata().schema_descr();
+    fn open(group: &Columns<'_>, at: usize, rows: &Range<usize>) -> Result<Self, Broken> {
+        let schema = group.metadata.schema_descr();
         if at >= schema.num_columns() {
             return Err(format!("there is no column {at}"));
         }
@@ -220,7 +217,7 @@ impl<T: DataType> Column<T> {
         if kind != T::get_physical_type() {
             return Err(format!("column {at} is of type {kind}"));
         }
-        let pages = Known(group.get_column_page_reader(at).map_err(broken)?);
+        let pages = group.pages(at).map_err(broken)?;
         let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
         if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
             return Err(format!("column {at} has no row {}", rows.start));
@@ -240,36 +237,6 @@ impl<T: DataType> Column<T> {
         }
         self.left -= rows;
         Ok(rows)
-    }
-}
-
-/// Pages in the encodings that we write. For others, a few bytes of a damaged file make the Parquet library ask for
-/// terabytes of memory, which ends the process.
-struct Known(Box<dyn PageReader>);
-
-impl PageReader for Known {
-    fn get_next_page(&mut self) -> ParquetResult<Option<Page>> {
-        let page = self.0.get_next_page()?;
-        match page.as_ref().map(Page::encoding) {
-            None | Some(Encoding::PLAIN | Encoding::DELTA_BINARY_PACKED) => Ok(page),
-            Some(encoding) => Err(ParquetError::General(format!("a page in the encoding {encoding}"))),
-        }
-    }
-
-    fn peek_next_page(&mut self) -> ParquetResult<Option<PageMetadata>> {
-        self.0.peek_next_page()
-    }
-
-    fn skip_next_page(&mut self) -> ParquetResult<()> {
-        self.0.skip_next_page()
-    }
-}
-
-impl Iterator for Known {
-    type Item = ParquetResult<Page>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.get_next_page().transpose()
     }
 }
 
@@ -357,14 +324,23 @@ pub struct Group {
 }
 
 impl Group {
-    pub(super) fn open(&self) -> Result<SerializedRowGroupReader<'_, Window>, Broken> {
-        if self.number >= self.metadata.num_row_groups() {
-            return Err(format!("there is no row group {}", self.number));
+    pub(super) fn open(&self) -> Result<Columns<'_>, Broken> {
+        match self.metadata.row_groups().get(self.number) {
+            Some(metadata) => Ok(Columns { window: &self.window, metadata }),
+            None => Err(format!("there is no row group {}", self.number)),
         }
-        let properties = ReaderProperties::builder().set_read_bloom_filter(false).build();
-        let index = self.metadata.page_index_for_row_group(self.number);
-        let group = self.metadata.row_group(self.number);
-        SerializedRowGroupReader::new(Arc::new(self.window.clone()), group, index, Arc::new(properties)).map_err(broken)
+    }
+}
+
+/// The columns of a row group.
+pub(super) struct Columns<'g> {
+    window: &'g Window,
+    metadata: &'g RowGroupMetaData,
+}
+
+impl Columns<'_> {
+    fn pages(&self, at: usize) -> ParquetResult<Pages> {
+        Pages::new(self.window, self.metadata.column(at), usize::try_from(self.metadata.num_rows())?)
     }
 }
 

@@ -3,6 +3,7 @@
 mod columns;
 mod groups;
 mod nodes;
+mod pages;
 pub mod rest;
 mod spans;
 mod thrift;

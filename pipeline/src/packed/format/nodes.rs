@@ -1,8 +1,8 @@
 //! `nodes/…parquet`: every distinct text once.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_required, required,
-    shared,
+    Columns, GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_required,
+    required, shared,
 };
 use super::groups::{Writer, write_groups};
 use super::{Broken, Effort, PACKS_KEY, properties};
@@ -13,7 +13,6 @@ use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::EnabledStatistics;
-use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use std::ops::Range;
@@ -221,7 +220,7 @@ fn read(group: &Group) -> Result<NodeGroup, Broken> {
 }
 
 /// The texts of all nodes: each is in one of two columns.
-fn read_texts(group: &dyn RowGroupReader, rows: &Range<usize>) -> Result<Vec<ByteArray>, Broken> {
+fn read_texts(group: &Columns<'_>, rows: &Range<usize>) -> Result<Vec<ByteArray>, Broken> {
     let texts = optional_values::<ByteArrayType>(group, 2, rows)?;
     let others = optional_values::<ByteArrayType>(group, 3, rows)?;
     let mut all = Vec::with_capacity(rows.len());

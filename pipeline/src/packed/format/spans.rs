@@ -1,8 +1,8 @@
 //! `spans/…parquet`: one row per record, in the order of the batch, and what stands between them.
 
 use super::columns::{
-    GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_optional, read_required,
-    required, shared,
+    Columns, GROUP_ROWS, Group, all_rows, contained, lists, optional, optional_values, read_lists, read_optional,
+    read_required, required, shared,
 };
 use super::groups::{Writer, write_groups};
 use super::rest::{RestReader, RestWriter, Streams};
@@ -16,7 +16,6 @@ use parquet::data_type::{
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{BloomFilterPosition, WriterPropertiesBuilder};
-use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use std::collections::HashMap;
@@ -266,7 +265,7 @@ pub struct Located {
 }
 
 impl Located {
-    fn new(group: &dyn RowGroupReader, rows: Range<usize>, traces: Vec<Option<[u8; 16]>>) -> Result<Self, Broken> {
+    fn new(group: &Columns<'_>, rows: Range<usize>, traces: Vec<Option<[u8; 16]>>) -> Result<Self, Broken> {
         let shapes = read_optional::<Int64Type>(group, 18, &(0..rows.end))?;
         let (refs, refs_ends) = read_lists(group, 19, &rows)?;
         let (shapes, refs) = (shapes.into_iter().map(|id| Some(id? as u64)), refs.into_iter().map(|id| id as u64));
@@ -307,7 +306,7 @@ pub fn locate(group: &Group, trace: &[u8; 16]) -> Result<Located, Broken> {
 }
 
 /// The trace of each row.
-fn trace_ids(group: &dyn RowGroupReader) -> Result<impl Iterator<Item = Result<Option<[u8; 16]>, Broken>>, Broken> {
+fn trace_ids(group: &Columns<'_>) -> Result<impl Iterator<Item = Result<Option<[u8; 16]>, Broken>>, Broken> {
     Ok(optional_values::<FixedLenByteArrayType>(group, 2, &all_rows(group))?.map(|value| id(&value?)))
 }
 
@@ -319,14 +318,21 @@ pub fn read_located(group: &Group, located: Located) -> Result<StoredRows, Broke
     contained("a row group", || read(&group.open()?, located))
 }
 
-fn read(group: &dyn RowGroupReader, located: Located) -> Result<StoredRows, Broken> {
+fn read(group: &Columns<'_>, located: Located) -> Result<StoredRows, Broken> {
     let Located { rows, traces, mut shapes, refs, refs_ends } = located;
     let (rows, mut all) = (&rows, Rows::default());
-    let texts = |at| read_optional::<ByteArrayType>(group, at, rows);
+    // Values are made into what is kept of them at once: as long as one is there, so is the page that it is in.
+    let mut text = |value: ByteArray| all.texts.id(value.data());
     // The rest of a group is in its first row.
     let everywhere = &all_rows(group);
-    let sources = read_required::<ByteArrayType>(group, 0, rows)?;
+    let sources: Vec<_> = read_required::<ByteArrayType>(group, 0, rows)?.into_iter().map(&mut text).collect();
     let kinds = read_required::<ByteArrayType>(group, 1, rows)?;
+    let kind = |name: ByteArray| RowKind::from_name(name.data()).ok_or("a row of unknown kind");
+    let kinds = kinds.into_iter().map(kind).collect::<Result<Vec<_>, _>>()?;
+    let mut texts = |at| {
+        let values = optional_values::<ByteArrayType>(group, at, rows)?;
+        values.map(|value| Ok(value?.map(&mut text))).collect::<Result<Vec<_>, Broken>>()
+    };
     let parents = read_optional::<Int32Type>(group, 4, rows)?;
     let near = near(rows, &parents, everywhere);
     let spans = read_optional::<FixedLenByteArrayType>(group, 3, &near)?;
@@ -344,10 +350,8 @@ fn read(group: &dyn RowGroupReader, located: Located) -> Result<StoredRows, Brok
     let batches = texts(21)?;
 
     for (at, place) in rows.clone().enumerate() {
-        let kind = RowKind::from_name(kinds[at].data()).ok_or("a row of unknown kind")?;
-        let mut text = |value: &Option<ByteArray>| value.as_ref().map(|text| all.texts.id(text.data()));
-        let mut row = Row::new(kind);
-        row.source = text(&Some(sources[at].clone())).unwrap_or_default();
+        let mut row = Row::new(kinds[at]);
+        row.source = sources[at];
         row.trace_id = traces[at];
         row.span_id = id(&spans[place - near.start])?;
         row.parent_span_id = match parents[at] {
@@ -358,20 +362,20 @@ fn read(group: &dyn RowGroupReader, located: Located) -> Result<StoredRows, Brok
             }
             None => id(&strangers[at])?,
         };
-        row.name = text(&names[at]);
+        row.name = names[at];
         row.start = starts[at];
         row.end = durations[at].map(|duration| duration.wrapping_add(starts[at].unwrap_or(0)));
         row.status = statuses[at];
-        row.service = text(&services[at]);
-        row.tenant = text(&tenants[at]);
-        row.model = text(&models[at]);
-        row.provider = text(&providers[at]);
-        row.convention = text(&conventions[at]);
+        row.service = services[at];
+        row.tenant = tenants[at];
+        row.model = models[at];
+        row.provider = providers[at];
+        row.convention = conventions[at];
         row.input_tokens = input_tokens[at];
         row.output_tokens = output_tokens[at];
         row.cost = costs[at];
         row.shape = shapes[place];
-        row.batch = text(&batches[at]);
+        row.batch = batches[at];
         row.refs_end = refs_ends[at];
         all.rows.push(row);
     }
