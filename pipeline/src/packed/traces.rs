@@ -13,9 +13,9 @@ use crate::keys::ContentKeys;
 use crate::loose::{SpanEntry, TraceIndex};
 use crate::otlp::{Element, Encoding, Frame, FrameBlock, Record, Stray, decode};
 use crate::split::{Separator, split_block};
-use crate::stages::blocking;
+use crate::stages::{blocking, in_place};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 
 /// A trace, whole.
@@ -84,16 +84,16 @@ async fn records_in(
     let stored = Arc::new((rows, nodes));
     let read = |ours: Vec<usize>| {
         let (stored, keys, separator) = (stored.clone(), keys.clone(), separator.clone());
-        blocking(move || {
+        move || {
             let (rows, nodes) = &*stored;
             let mut records = Records::default();
             ours.into_iter().try_for_each(|at| records.read(rows, nodes, at, &keys, &separator)).map(|()| records)
-        })
+        }
     };
     // A core for each half.
-    let (ours, others) = future::try_join(read(ours), read(others)).await?;
-    let mut records = ours?;
-    records.append(others?);
+    let others = blocking(read(others));
+    let mut records = in_place(read(ours))?;
+    records.append(others.await??);
     Ok(records)
 }
 
