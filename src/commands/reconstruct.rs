@@ -8,6 +8,7 @@ use crate::units;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::TryStreamExt;
+use gravity_pipeline::error::Error;
 use gravity_pipeline::hash::ByHash;
 use gravity_pipeline::ids::{SpanId, TraceId};
 use gravity_pipeline::json_text::write_string;
@@ -19,6 +20,7 @@ use gravity_pipeline::reconstruct::{Reader, load};
 use gravity_pipeline::split::Separator;
 use std::io::{BufWriter, Stdout, Write};
 use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Packed: bytes of nodes that are remembered while a trace is read.
 const NODES_IN_MEMORY: usize = 64 << 20;
@@ -33,27 +35,28 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
     };
     let OpenStore { store, requests, .. } = args.store.open().await?;
     let paths = args.store.paths()?;
+    // Lives as long as the answer takes: to free what it remembers takes time, too.
+    let nodes = packed::reader::Reader::with_footers(store.clone(), NODES_IN_MEMORY, args.cache.footers(&args.store));
+    // To a bucket each of the two is a trip; a store that turns out to be loose has nothing to list, and waits for nothing.
+    let catalog = Catalog::new(nodes.clone());
+    let listed = AbortOnDropHandle::new(tokio::spawn(async move { catalog.readable().await }));
     let marker = Marker::read(&*store).await?;
     let mut done = Done::Well;
-    // Lives as long as the answer takes: to free what it remembers takes time, too.
-    let _reader;
     let (mut index, chunks) = match marker.filter(|marker| marker.layout == Layout::Packed) {
         None => (load(&*store, &paths, &trace).await?, ByHash::default()),
         Some(marker) => {
-            let footers = args.cache.footers(&args.store);
-            let reader = packed::reader::Reader::with_footers(store.clone(), NODES_IN_MEMORY, footers);
-            let (files, broken) = Catalog::new(reader.clone()).readable().await?;
+            let (files, broken) = listed.await.map_err(Error::Task)??;
             if broken > 0 {
                 // What is in the others is given out; the exit code tells that it may not be all.
                 done = Done::WithFailures;
             }
             if args.otlp {
-                let view = packed::otlp::view(&reader, &files, trace).await?;
+                let view = packed::otlp::view(&nodes, &files, trace).await?;
                 print_otlp(&view)?;
                 return Ok(if view.left_out > 0 { Done::WithFailures } else { done });
             }
             let separator = Separator::new(marker.separator).map_err(|e| Failure::Failed(e.to_string()))?;
-            let trace = packed::traces::load(&reader, &files, trace, &args.content.keys(), &separator).await?;
+            let trace = packed::traces::load(&nodes, &files, trace, &args.content.keys(), &separator).await?;
             if trace.left_out > 0 {
                 if trace.index.spans.is_empty() {
                     let reason = format!("none of the records of trace {} can be read", trace.index.trace_id);
@@ -61,7 +64,6 @@ pub async fn run(args: ReconstructArgs, quiet: bool) -> Result<Done, Failure> {
                 }
                 done = Done::WithFailures;
             }
-            _reader = reader;
             (trace.index, trace.chunks)
         }
     };
