@@ -36,20 +36,15 @@ impl Pages {
 
 impl PageReader for Pages {
     fn get_next_page(&mut self) -> ParquetResult<Option<Page>> {
-        let mut page = self.stored.get_next_page()?;
-        match &mut page {
-            None => {}
-            Some(Page::DataPage { buf, encoding: Encoding::PLAIN | Encoding::DELTA_BINARY_PACKED, .. }) => {
-                if self.is_compressed {
-                    *buf = decompress(buf)?;
-                }
-            }
-            Some(other) => {
-                let (kind, encoding) = (other.page_type(), other.encoding());
-                return Err(ParquetError::General(format!("a page of type {kind:?} in the encoding {encoding}")));
-            }
+        let Some(mut page) = self.stored.get_next_page()? else { return Ok(None) };
+        let Page::DataPage { buf, encoding: Encoding::PLAIN | Encoding::DELTA_BINARY_PACKED, .. } = &mut page else {
+            let (kind, encoding) = (page.page_type(), page.encoding());
+            return Err(ParquetError::General(format!("a page of type {kind:?} in the encoding {encoding}")));
+        };
+        if self.is_compressed {
+            *buf = decompress(buf)?;
         }
-        Ok(page)
+        Ok(Some(page))
     }
 
     fn peek_next_page(&mut self) -> ParquetResult<Option<PageMetadata>> {
