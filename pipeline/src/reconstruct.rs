@@ -8,7 +8,8 @@ use crate::loose::{PartEntry, Paths, TraceIndex};
 use crate::split::Separator;
 use crate::store::Store;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::future::Either;
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore};
@@ -80,12 +81,15 @@ impl Reader {
             .then(move |(hash, part_bytes)| {
                 let reader = reader.clone();
                 async move {
+                    if let Some(chunk) = reader.given.get(&hash) {
+                        return Either::Left(future::ready(Ok((chunk.clone(), None))));
+                    }
                     // A chunk is at most as large as its part. The semaphore is never closed.
                     let kib = (part_bytes / 1024 + 1).min(u64::from(KIB_AHEAD)) as u32;
                     let permit = reader.ahead.clone().acquire_many_owned(kib).await.ok();
                     let fetch = async move { reader.chunk(hash, part_bytes <= REMEMBERED_BYTES).await };
                     let task = AbortOnDropHandle::new(tokio::spawn(fetch));
-                    async move { task.await?.map(|chunk| (chunk, permit)) }
+                    Either::Right(async move { task.await?.map(|chunk| (chunk, permit)) })
                 }
             })
             .buffered(CHUNKS_AHEAD)
@@ -113,9 +117,6 @@ impl Reader {
     }
 
     async fn chunk(&self, hash: ChunkHash, remember: bool) -> Result<Bytes> {
-        if let Some(chunk) = self.given.get(&hash) {
-            return Ok(chunk.clone());
-        }
         if !remember {
             return self.fetch(&hash).await;
         }
