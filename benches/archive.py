@@ -85,7 +85,7 @@ def bench(gravity, corpus, rounds, work):
     paths = sorted(files([corpus]))
     quoted = shlex.join(map(str, paths))
     store = work / "store"
-    ingest = f"rm -rf {store} && {shlex.quote(gravity)} -q ingest --layout packed --store {store} {quoted} > /dev/null"
+    ingest = f"{shlex.quote(gravity)} -q ingest --layout packed --store {store} {quoted} > /dev/null"
     commands = {
         "gravity ingest": ingest,
         "gzip -dc": f"gzip -dc {quoted} > /dev/null",
@@ -93,6 +93,7 @@ def bench(gravity, corpus, rounds, work):
     }
     times = {name: [] for name in commands}
     for round_ in range(rounds + 1):
+        shutil.rmtree(store, ignore_errors=True)
         for name, command in commands.items():
             wall, cpu = measured(command)
             if round_:
