@@ -10,7 +10,8 @@ fn main() {
     println!("cargo::rerun-if-env-changed=GRAVITY_PIE");
     let target = |name| env::var(name).unwrap_or_default();
     let is_linux = target("CARGO_CFG_TARGET_OS") == "linux" && target("CARGO_CFG_TARGET_ENV") == "gnu";
-    if is_linux && env::var_os("GRAVITY_PIE").is_none() {
+    let is_static = target("CARGO_CFG_TARGET_FEATURE").split(',').any(|feature| feature == "crt-static");
+    if is_linux && !is_static && env::var_os("GRAVITY_PIE").is_none() {
         println!("cargo::rustc-link-arg-bins=-no-pie");
     }
 }

@@ -21,13 +21,13 @@ mod units;
 
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 /// How long files that are being read or written may keep the process after its last word.
 const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// What glibc keeps of freed memory, of each of its arenas, is twice this. With 8 MiB, an ingest of 300 MB that hardly
-/// compresses needs up to half as much memory again, and takes as long.
+/// compresses needs a quarter to two fifths more memory, and takes as long.
 const LARGE: usize = 4 << 20;
 
 /// Lets glibc keep some of what is freed. It gives memory back to the kernel as soon as a few hundred KiB are free, and
@@ -37,20 +37,10 @@ fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
-/// A command that is over in 10 ms does without most of the threads, of which each takes 0.1 to begin and looks for work
-/// on the cores that decode: that is done on the threads for blocking work.
-fn runtime_for(command: &cli::Command) -> std::io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if matches!(command, cli::Command::Reconstruct(_)) {
-        builder.worker_threads(1);
-    }
-    builder.enable_all().build()
-}
-
 fn main() -> ExitCode {
     keep_freed_memory();
     let cli = cli::parse();
-    let runtime = runtime_for(&cli.command);
+    let runtime = Runtime::new();
     let exports = matches!(cli.command, cli::Command::Worker(_));
     let traces = logging::init(&cli.logging, runtime.as_ref().ok().filter(|_| exports).map(Runtime::handle));
     let runtime = match runtime {

@@ -217,7 +217,7 @@ impl<T: DataType> Column<T> {
         if kind != T::get_physical_type() {
             return Err(format!("column {at} is of type {kind}"));
         }
-        let pages = group.pages(at).map_err(broken)?;
+        let pages = Pages::new(group.window, group.metadata.column(at)).map_err(broken)?;
         let mut reader = get_typed_column_reader::<T>(get_column_reader(schema.column(at), Box::new(pages)));
         if rows.start > 0 && reader.skip_records(rows.start).map_err(broken)? != rows.start {
             return Err(format!("column {at} has no row {}", rows.start));
@@ -336,12 +336,6 @@ impl Group {
 pub(super) struct Columns<'g> {
     window: &'g Window,
     metadata: &'g RowGroupMetaData,
-}
-
-impl Columns<'_> {
-    fn pages(&self, at: usize) -> ParquetResult<Pages> {
-        Pages::new(self.window, self.metadata.column(at), usize::try_from(self.metadata.num_rows())?)
-    }
 }
 
 /// A file's metadata, from a window that holds its end. Row groups have at least `columns` columns, which lie in the file.

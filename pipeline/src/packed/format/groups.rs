@@ -46,10 +46,10 @@ pub(super) fn write_groups<G: Send>(
         let ended = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         ended.collect::<ParquetResult<Vec<()>>>()
     })?;
-    let appended = lock(&file).appended;
-    match appended == count {
-        true => Ok(()),
-        false => Err(ParquetError::General(format!("{appended} of {count} row groups were written"))),
+    // One that is missing would be the worst of all errors, and its absence is nothing that Parquet could see.
+    match lock(&file).appended {
+        appended if appended == count => Ok(()),
+        appended => Err(ParquetError::General(format!("{appended} of {count} row groups were written"))),
     }
 }
 

@@ -23,14 +23,15 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub fn new(window: &Window, column: &ColumnChunkMetaData, rows: usize) -> ParquetResult<Self> {
+    pub fn new(window: &Window, column: &ColumnChunkMetaData) -> ParquetResult<Self> {
         let is_compressed = match column.compression() {
             Compression::ZSTD(_) => true,
             Compression::UNCOMPRESSED => false,
             other => return Err(ParquetError::General(format!("a column compressed as {other}"))),
         };
         let column = column.clone().into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
-        Ok(Self { stored: SerializedPageReader::new(Arc::new(window.clone()), &column, rows, None)?, is_compressed })
+        // The number of rows counts only where it is told where each page begins.
+        Ok(Self { stored: SerializedPageReader::new(Arc::new(window.clone()), &column, 0, None)?, is_compressed })
     }
 }
 
